@@ -1,0 +1,1 @@
+"""The server side of millpond: storage and, on it, the broker."""
