@@ -89,17 +89,17 @@ def encode_columns(columns: Columns) -> tuple[int, bytes]:
 def decode_columns(flags: int, count: int, body: bytes) -> Columns:
     """The columns of `count` records. Raises CorruptBatch unless the body is exactly what it says it is."""
     reader = _Reader(body)
-    value_lengths = reader.array(_U32, count)
-    key_lengths = reader.array(_U32, count) if flags & Attributes.KEYS else None
+    value_lengths = reader.column(_U32, count)
+    key_lengths = reader.column(_U32, count) if flags & Attributes.KEYS else None
     null_keys = reader.bitmap(count) if flags & Attributes.NULL_KEYS else ()
     null_values = reader.bitmap(count) if flags & Attributes.NULL_VALUES else ()
     name_lengths = content_lengths = header_counts = None
     if flags & Attributes.HEADERS:
-        header_counts = reader.array(_U32, count)
+        header_counts = reader.column(_U32, count)
         pairs = sum(header_counts)
-        name_lengths, content_lengths = reader.array(_U32, pairs), reader.array(_U32, pairs)
-    timestamp_deltas = reader.array(_I64, count) if flags & Attributes.TIMESTAMP_DELTAS else None
-    offset_deltas = reader.array(_U32, count) if flags & Attributes.OFFSET_DELTAS else None
+        name_lengths, content_lengths = reader.column(_U32, pairs), reader.column(_U32, pairs)
+    timestamp_deltas = reader.column(_I64, count) if flags & Attributes.TIMESTAMP_DELTAS else None
+    offset_deltas = reader.column(_U32, count) if flags & Attributes.OFFSET_DELTAS else None
     keys = headers = None
     if key_lengths is not None:
         keys = _with_nulls(reader.blobs(key_lengths), null_keys, "key")
@@ -162,7 +162,7 @@ class _Reader:
         self._at = end
         return taken
 
-    def array(self, code: str, count: int) -> array[int]:
+    def column(self, code: str, count: int) -> array[int]:
         column = array(code)
         column.frombytes(self._take(count * column.itemsize))
         if _SWAP:
