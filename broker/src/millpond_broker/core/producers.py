@@ -1,0 +1,84 @@
+"""What a partition remembers of its producers (rule 16): epoch and the last five batches of each.
+
+Rebuilt from snapshot and log on every replica, so that a retry is recognised by whichever leads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from millpond.wire.header import NO_PRODUCER_ID, BatchHeader
+
+BATCHES_REMEMBERED: Final = 5
+"""As many as a producer may have in flight (rule 19): any retry it can send is among them."""
+EXPIRY_MS: Final = 24 * 3600 * 1000
+"""A producer silent for a day is forgotten (rule 19)."""
+_SEQUENCE_MODULUS: Final = 1 << 31
+
+
+class SeenBatch(NamedTuple):
+    """One batch as it was appended. Sequences wrap to 0 after 2**31 - 1."""
+
+    first_sequence: int
+    last_sequence: int
+    base_offset: int
+    timestamp: int
+
+
+class ProducerState:
+    """Epoch of one producer in one partition, and its last batches, oldest first."""
+
+    def __init__(self, epoch: int, batches: Iterable[SeenBatch] = ()) -> None:
+        self.epoch = epoch
+        self.batches = deque(batches, maxlen=BATCHES_REMEMBERED)
+
+
+class Producers:
+    """State by producer id. Batches arrive in offset order; `observe` is the only mutator but expiry."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, ProducerState] = {}
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def get(self, producer_id: int) -> ProducerState | None:
+        """What is known of a producer; None for one never seen or expired."""
+        return self._states.get(producer_id)
+
+    def observe(self, header: BatchHeader) -> None:
+        """Note a batch that is in the log. Batches without a producer id are not remembered."""
+        if header.producer_id == NO_PRODUCER_ID:
+            return
+        state = self._states.get(header.producer_id)
+        if state is None or state.epoch != header.producer_epoch:
+            state = self._states[header.producer_id] = ProducerState(header.producer_epoch)
+        last = (header.base_sequence + header.last_offset_delta) % _SEQUENCE_MODULUS
+        state.batches.append(SeenBatch(header.base_sequence, last, header.base_offset, header.max_timestamp))
+
+    def expire(self, now_ms: int) -> None:
+        """Forget who has been silent for EXPIRY_MS."""
+        silent = [
+            producer_id
+            for producer_id, state in self._states.items()
+            if state.batches and now_ms - state.batches[-1].timestamp > EXPIRY_MS
+        ]
+        for producer_id in silent:
+            del self._states[producer_id]
+
+    def snapshot(self) -> list[Any]:
+        """Everything, as plain lists: [[producer id, epoch, [[first, last, offset, timestamp], …]], …]."""
+        return [
+            [producer_id, state.epoch, [list(batch) for batch in state.batches]]
+            for producer_id, state in sorted(self._states.items())
+        ]
+
+    @classmethod
+    def restore(cls, snapshot: list[Any]) -> Producers:
+        """The table that `snapshot` was taken of."""
+        table = cls()
+        for producer_id, epoch, batches in snapshot:
+            table._states[producer_id] = ProducerState(epoch, [SeenBatch(*batch) for batch in batches])
+        return table

@@ -1,0 +1,614 @@
+"""One partition's log: append, read, truncate, trim, and what of it is durable.
+
+A log belongs to one owner at a time (a loop, or whoever holds its lock); the one thing that may run
+elsewhere is the blocking sync of a `PendingSync`. Its invariants:
+
+    log_start <= durable_end <= log_end
+    every segment but the last is sealed: synced before its successor existed
+    what an answer called durable was confirmed by a sync that returned without error
+
+Two things take it out of service for appends, while reads of what is sound go on: a failed sync
+(`failure`, until `reopen`: rule 40) and proven corruption (`corruption`, for good: rule 15).
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from millpond.wire.batch import Batch, decode_batch
+from millpond.wire.errors import CorruptBatch, OffsetOutOfRange, Outcome, StorageFailed, StorageFull
+from millpond.wire.frame import FRAME_BYTES, pack_frame
+from millpond.wire.header import CRC_START, BatchHeader
+from millpond.wire.record import TopicPartition
+from millpond_broker.core.retention import Retained, retained_from
+from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, Buffer, File, Files
+from millpond_broker.storage.recovery import (
+    Checkpoint,
+    CleanClose,
+    Corruption,
+    Recovery,
+    load_producers,
+    recover,
+    save_epochs,
+    save_producers,
+)
+from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch
+from millpond_broker.storage.segment import RELATIVE_OFFSET_MAX, Segment
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_READ_AHEAD_BYTES: Final = 8 << 10
+"""Read beyond what was asked for: the way from an index entry to the batch that holds the offset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What a log needs to know of its topic and its broker."""
+
+    segment_bytes: int = 64 << 20
+    """A segment that would grow past this is sealed. Larger: fewer files; smaller: retention and recovery
+    work in finer steps."""
+    segment_ms: int | None = 7 * 24 * 3600 * 1000
+    """A segment whose records would span more time than this is sealed, so that retention by time can
+    drop old ones. None: unlimited."""
+    retention_ms: int | None = None
+    """Records older than this may go, a whole segment at a time. None: kept."""
+    retention_bytes: int | None = None
+    """Oldest segments may go while the rest holds at least this. None: kept."""
+    index_interval_bytes: int = 4096
+    """An index entry every so many bytes: what a look-up scans at most, against memory for entries."""
+    sealed_segments_open_max: int = 8
+    """Sealed segments that keep file and indexes open after a read: descriptors and memory against
+    opening again."""
+
+
+class Appended(NamedTuple):
+    """Offsets given to one append; `next_offset` is exclusive. Nothing is durable yet."""
+
+    base_offset: int
+    next_offset: int
+
+
+class PendingSync(NamedTuple):
+    """One log's part of a group commit: what `file.sync()` makes durable. Give it back to the log, once,
+    with `confirm` or `sync_failed`."""
+
+    log: Log
+    file: File
+    generation: int
+    next_offset: int
+
+
+class SegmentInfo(NamedTuple):
+    """One segment, for metrics and tools."""
+
+    base_offset: int
+    next_offset: int
+    size_bytes: int
+
+
+class Log:
+    """A partition's log in one directory. See the module for its rules."""
+
+    def __init__(
+        self, files: Files, directory: Path, partition: TopicPartition, options: LogOptions
+    ) -> None:
+        self.directory = directory
+        self.partition = partition
+        self.options = options
+        self.failure: StorageFailed | None = None
+        # Grows with every truncation and reopening: a sync begun before one says nothing after it (rule 41).
+        self.generation = 0
+        self._files = files
+        self._syncs_in_flight = 0
+        self._retired: list[File] = []
+        self._recently_read: list[Segment] = []
+        self._adopt()
+
+    @classmethod
+    def open(
+        cls, files: Files, directory: Path, partition: TopicPartition, options: LogOptions
+    ) -> Log:
+        """Start the log in `directory`, made if missing; see `recovery` for what a crash left behind.
+
+        Everything below the log end is durable when it returns. Raises UnsupportedFormat, StorageFull,
+        StorageFailed.
+        """
+        try:
+            if not files.exists(directory):
+                files.make_directory(directory)
+                files.sync_directory(directory.parent)
+            return cls(files, directory, partition, options)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StorageFull(path=str(directory)) from error
+            raise StorageFailed(path=str(directory), reason=str(error)) from error
+
+    def _adopt(self) -> None:
+        """Take what recovery found as this log's state."""
+        found = recover(self._files, self.directory, self.options.index_interval_bytes)
+        self._segments = found.segments
+        self._checkpoint = found.checkpoint
+        self.durable_end = found.durable_end
+        self.epochs = found.epochs
+        self.producers = found.producers
+        self.recovery: Recovery = found.report
+        self.corruption: Corruption | None = found.report.corruption
+        self._recently_read.clear()
+        self._check()
+
+    # --- where it stands ------------------------------------------------------------------------------
+
+    @property
+    def log_start(self) -> int:
+        """First offset that may be read."""
+        return self._checkpoint.log_start
+
+    @property
+    def log_end(self) -> int:
+        """The offset that the next record gets."""
+        return self._segments[-1].next_offset
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether a sync would confirm anything."""
+        return self.durable_end < self.log_end and self.failure is None
+
+    def segments(self) -> list[SegmentInfo]:
+        """The segments, oldest first."""
+        return [
+            SegmentInfo(segment.base_offset, segment.next_offset, segment.size_bytes)
+            for segment in self._segments
+        ]
+
+    def _check(self) -> None:
+        assert self.durable_end <= self.log_end, "what is durable was appended"
+        assert self.corruption is not None or self.log_start <= self.durable_end, "trimming stays below durable"
+
+    # --- append ---------------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[Batch], leader_epoch: int) -> Appended:
+        """Place the batches at the log end, in one write, under `leader_epoch`.
+
+        The caller has validated them. All or none: StorageFull says that none is in the log, now or after
+        a crash. Raises StorageFailed while a failed disk keeps the log from appends, CorruptBatch when it
+        is corrupt. Durable once a sync confirmed `next_offset`.
+        """
+        self._check_writable()
+        added_bytes = sum(FRAME_BYTES + batch.header.size_bytes for batch in batches)
+        with self._failing_safely():
+            self._mark_in_use()
+            self._roll_if_due(added_bytes, batches)
+            if self.epochs.latest is None or leader_epoch > self.epochs.latest:
+                self._begin_epoch(leader_epoch)
+        offset = base_offset = self.log_end
+        headers: list[BatchHeader] = []
+        buffers: list[Buffer] = []
+        for batch in batches:
+            header = batch.header._replace(base_offset=offset, leader_epoch=leader_epoch)
+            packed = header.pack()
+            frame = pack_frame(packed, self.durable_end, offset)
+            buffers += (frame + packed[:CRC_START], memoryview(batch.data)[CRC_START:])
+            headers.append(header)
+            offset = header.next_offset
+        self._write(buffers, added_bytes)
+        for header in headers:
+            self._segments[-1].note(header)
+            self.producers.observe(header)
+        self._check()
+        return Appended(base_offset, offset)
+
+    def _write(self, buffers: list[Buffer], added_bytes: int) -> None:
+        """All of it at the end of the last segment, or nothing."""
+        segment = self._segments[-1]
+        written = 0
+        try:
+            for at in range(0, len(buffers), BUFFERS_PER_WRITE_MAX):
+                chunk = buffers[at : at + BUFFERS_PER_WRITE_MAX]
+                due = sum(map(len, chunk))
+                done = segment.file.write_at(segment.size_bytes + written, chunk)
+                written += done
+                if done < due:
+                    break
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise self._fail(error) from error
+        if written < added_bytes:
+            # The answer is "not written", so the bytes must not come back after a crash: cut and sync.
+            with self._failing_safely():
+                segment.file.truncate(segment.size_bytes)
+                self._sync(segment)
+            raise StorageFull(path=str(self.directory))
+
+    def _roll_if_due(self, added_bytes: int, batches: Sequence[Batch]) -> None:
+        segment = self._segments[-1]
+        if not segment.size_bytes:
+            return
+        records = sum(batch.header.last_offset_delta + 1 for batch in batches)
+        latest = max(batch.header.max_timestamp for batch in batches)
+        segment_ms = self.options.segment_ms
+        first = segment.first_timestamp() if segment_ms is not None else None
+        if (
+            segment.size_bytes + added_bytes > self.options.segment_bytes
+            or segment.next_offset + records - segment.base_offset > RELATIVE_OFFSET_MAX
+            or (segment_ms is not None and first is not None and latest - first > segment_ms)
+        ):
+            self._roll()
+
+    def _roll(self) -> None:
+        """Seal the last segment and start another. Raises OSError; the log then goes on in the old one."""
+        sealed = self._segments[-1]
+        self._sync(sealed)
+        sealed.flush_indexes()
+        save_producers(self._files, self.directory, self.producers, self.log_end)
+        self._save_checkpoint(durable_end=self.durable_end)
+        created = Segment.create(
+            self._files, self.directory, self.log_end, self.options.index_interval_bytes
+        )
+        self._segments.append(created)
+        self._note_read(sealed)
+
+    def _begin_epoch(self, leader_epoch: int) -> None:
+        """Rule 1: on record before a batch of it is. An entry for nothing is cut at the next start."""
+        entries = [*self.epochs.entries(), (leader_epoch, self.log_end)]
+        epochs = type(self.epochs)(entries)
+        save_epochs(self._files, self.directory, epochs)
+        self.epochs = epochs
+
+    # --- durability -----------------------------------------------------------------------------------
+
+    def begin_sync(self) -> PendingSync | None:
+        """What a sync would confirm now; None if nothing. Every one is answered by `confirm` or
+        `sync_failed`, in the order they were begun."""
+        if not self.is_dirty:
+            return None
+        self._syncs_in_flight += 1
+        return PendingSync(self, self._segments[-1].file, self.generation, self.log_end)
+
+    def confirm(self, pending: PendingSync) -> None:
+        """`pending.file.sync()` returned: everything it covered is durable, unless it was cut since."""
+        self._end_sync()
+        if pending.generation == self.generation and self.failure is None:
+            self.durable_end = max(self.durable_end, pending.next_offset)
+        self._check()
+
+    def sync_failed(self, pending: PendingSync, error: OSError) -> None:
+        """`pending.file.sync()` raised: nothing it covered may ever be called durable (rule 40).
+
+        Of whatever generation it was: pages that it lost may lie below a cut made since.
+        """
+        self._end_sync()
+        self._fail(error)
+
+    def _end_sync(self) -> None:
+        self._syncs_in_flight -= 1
+        if not self._syncs_in_flight:
+            for file in self._retired:
+                file.close()
+            self._retired.clear()
+
+    def reopen(self) -> None:
+        """After a failed sync: cut to the last confirmed end and go on (rule 40).
+
+        What is cut was never called durable. Not for a log whose answers did not wait for a sync. Raises
+        StorageFailed or StorageFull when the disk fails again; the log stays out of service then.
+        """
+        assert self.failure is not None, "there is something to recover from"
+        # The failed descriptor is done with: a sync through it may report success for pages that are gone.
+        self._retire(self._segments[-1])
+        failure, self.failure = self.failure, None
+        try:
+            self._cut_to(self.durable_end)
+        except BaseException:  # whatever stopped it, the log is not back in service; re-raised
+            self.failure = self.failure or failure
+            raise
+
+    # --- read -----------------------------------------------------------------------------------------
+
+    def read(self, offset: int, bytes_max: int, below: int) -> list[StoredBatch]:
+        """Whole batches from the one that holds `offset`, up to `bytes_max` but at least one, none that
+        begins at or past `below` (exclusive). Empty when there is nothing to read at `offset` yet.
+
+        Every batch was verified. Raises OffsetOutOfRange, CorruptBatch when the batch at `offset` is not
+        sound (later ones end the answer), StorageFailed when the disk cannot be read.
+        """
+        if not self.log_start <= offset <= self.log_end:
+            raise OffsetOutOfRange(
+                topic=self.partition.topic,
+                partition=self.partition.partition,
+                offset=offset,
+                log_start=self.log_start,
+                log_end=self.log_end,
+            )
+        if self.corruption is not None and offset >= self.corruption.offset:
+            raise self._corrupt(self.corruption)
+        batches: list[StoredBatch] = []
+        if offset >= min(below, self.log_end):
+            return batches
+        size_bytes = 0
+        for stored in self._batches_from(offset, bytes_max + _READ_AHEAD_BYTES):
+            header = stored.batch.header
+            size_bytes += header.size_bytes
+            if header.base_offset >= below or (batches and size_bytes > bytes_max):
+                break
+            batches.append(stored)
+        if not batches and self.corruption is not None and offset >= self.corruption.offset:
+            raise self._corrupt(self.corruption)
+        return batches
+
+    def _batches_from(self, offset: int, chunk_bytes: int) -> Iterator[StoredBatch]:
+        """Sound batches from the one that holds `offset`, across segments, up to where the log is sound."""
+        first = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+        for segment in self._segments[max(0, first) :]:
+            sound_end, position = segment.base_offset, 0
+            try:
+                sound_end, position = segment.entry_before(offset)
+                for stored in segment.batches(position, chunk_bytes):
+                    if self.corruption is not None and sound_end >= self.corruption.offset:
+                        return
+                    sound_end = stored.batch.header.next_offset
+                    if sound_end > offset:
+                        yield stored
+            except BadBatch as bad:
+                self._note_corruption(Corruption(sound_end, str(bad)))
+                return
+            except OSError as error:
+                raise StorageFailed(path=str(segment.path), reason=str(error)) from error
+            finally:
+                self._note_read(segment)
+
+    def find_time(self, timestamp: int) -> tuple[int, int] | None:
+        """(offset, timestamp) of the first record at or after `timestamp` (ms); None if there is none.
+
+        Raises CorruptBatch, StorageFailed.
+        """
+        try:
+            for segment in self._segments:
+                latest = segment.max_timestamp()
+                self._note_read(segment)
+                if latest is not None and latest >= timestamp and segment.next_offset > self.log_start:
+                    start = max(self.log_start, segment.offset_before_time(timestamp))
+                    if (found := self._first_at_time(start, timestamp)) is not None:
+                        return found
+        except BadBatch as bad:
+            raise self._corrupt(Corruption(segment.base_offset, str(bad))) from None
+        except OSError as error:
+            raise StorageFailed(path=str(self.directory), reason=str(error)) from error
+        return None
+
+    def _first_at_time(self, start: int, timestamp: int) -> tuple[int, int] | None:
+        for stored in self._batches_from(start, CHUNK_BYTES):
+            if stored.batch.header.max_timestamp < timestamp:
+                continue
+            decoded = decode_batch(stored.batch)
+            for offset, at in zip(decoded.offsets, decoded.timestamps, strict=True):
+                if at >= timestamp and offset >= start:
+                    return offset, at
+        return None
+
+    # --- shortening -----------------------------------------------------------------------------------
+
+    def truncate(self, offset: int) -> int:
+        """Drop every batch that reaches past `offset`; the new log end, which may lie before it.
+
+        Durable when it returns (rule 41). Syncs that were begun before say nothing afterwards. Raises
+        StorageFailed, StorageFull; what was cut by then stays cut.
+        """
+        assert offset >= self.log_start, "below the log start there is nothing to keep"
+        self._check_writable()
+        if offset < self.log_end:
+            self._cut_to(offset)
+        return self.log_end
+
+    def _cut_to(self, offset: int) -> None:
+        with self._failing_safely():
+            first = next(self._batches_from(offset, CHUNK_BYTES), None)
+            if self.corruption is not None:
+                raise self._corrupt(self.corruption)
+            end = self.log_end if first is None else first.batch.header.base_offset
+            self.generation += 1
+            self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
+            while len(self._segments) > 1 and self._segments[-1].base_offset >= end:
+                dropped = self._segments.pop()
+                self._retire(dropped)
+                dropped.remove()
+                # One by one from the end: a hole must never look like compaction.
+                self._files.sync_directory(self.directory)
+            last = self._segments[-1]
+            if last in self._recently_read:
+                self._recently_read.remove(last)
+            last.cut(end)
+            self.durable_end = min(self.durable_end, self.log_end)
+            self.epochs.cut_from(self.log_end)
+            save_epochs(self._files, self.directory, self.epochs)
+            self.producers = load_producers(self._files, self.directory, self._segments)
+        self._check()
+
+    def trim(self, log_start: int) -> None:
+        """Forget records below `log_start`, which is at most the durable end; whole segments are unlinked.
+
+        The new start is durable before any name goes, so that a start never finds records missing.
+        Raises StorageFailed, StorageFull.
+        """
+        assert log_start <= self.durable_end, "what is not durable yet cannot be trimmed"
+        if log_start <= self.log_start:
+            return
+        self._check_writable()
+        with self._failing_safely():
+            self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
+            while len(self._segments) > 1 and self._segments[0].next_offset <= log_start:
+                dropped = self._segments.pop(0)
+                if dropped in self._recently_read:
+                    self._recently_read.remove(dropped)
+                self._retire(dropped)
+                dropped.remove()
+            self._files.sync_directory(self.directory)
+            self.epochs.cut_before(log_start)
+            save_epochs(self._files, self.directory, self.epochs)
+
+    def retain(self, now_ms: int, below: int) -> None:
+        """Trim what the topic's retention says may go, below offset `below` (the high watermark): rule 35.
+
+        The last segment is sealed first if all of it is too old. Raises as `trim`.
+        """
+        options = self.options
+        if options.retention_ms is None and options.retention_bytes is None:
+            return
+        self._check_writable()
+        with self._failing_safely():
+            last = self._segments[-1]
+            latest = last.max_timestamp()
+            if (
+                options.retention_ms is not None
+                and latest is not None
+                and now_ms - latest > options.retention_ms
+                and last.next_offset <= below
+            ):
+                self._mark_in_use()
+                self._roll()
+            sealed = (
+                Retained(segment.next_offset, segment.size_bytes, segment.max_timestamp())
+                for segment in self._segments[:-1]
+            )
+            start = retained_from(
+                sealed,
+                self.log_start,
+                size_bytes=self.size_bytes,
+                now_ms=now_ms,
+                retention_ms=options.retention_ms,
+                retention_bytes=options.retention_bytes,
+                below=below,
+            )
+        self.trim(start)
+
+    # --- end ------------------------------------------------------------------------------------------
+
+    def close(self, broker_epoch: int) -> None:
+        """Make everything durable and say so, under `broker_epoch`: the next start believes it, unread.
+
+        A log that is corrupt or failed is closed without saying so. Raises StorageFailed, StorageFull;
+        the files are closed all the same, and the next start verifies.
+        """
+        assert not self._syncs_in_flight, "syncs are answered before a log is closed"
+        try:
+            if self.failure is None and self.corruption is None and self._checkpoint.clean is None:
+                with self._failing_safely():
+                    last = self._segments[-1]
+                    self._sync(last)
+                    last.flush_indexes()
+                    save_producers(self._files, self.directory, self.producers, self.log_end)
+                    clean = CleanClose(broker_epoch, last.base_offset, last.size_bytes)
+                    self._save_checkpoint(durable_end=self.durable_end, clean=clean)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the files and say nothing, as a crash would."""
+        for segment in self._segments:
+            segment.close()
+
+    # --- trouble --------------------------------------------------------------------------------------
+
+    def _check_writable(self) -> None:
+        if self.corruption is not None:
+            raise self._corrupt(self.corruption)
+        if self.failure is not None:
+            raise StorageFailed(
+                path=self.failure.path, reason=self.failure.reason, outcome=Outcome.NOT_WRITTEN
+            )
+
+    def _corrupt(self, corruption: Corruption) -> CorruptBatch:
+        topic, partition = self.partition
+        return CorruptBatch(reason=f"{topic}-{partition}: {corruption.reason}", offset=corruption.offset)
+
+    def _note_corruption(self, corruption: Corruption) -> None:
+        """Found while running: remembered, so that the next start looks there first (rule 15)."""
+        if self.corruption is not None and self.corruption.offset <= corruption.offset:
+            return
+        self.corruption = corruption
+        with suppress(OSError):  # the memory is a courtesy: whoever reads there next finds it again
+            self._save_checkpoint(corrupt_at=corruption.offset)
+
+    def _fail(self, error: OSError) -> StorageFailed:
+        """Out of service for appends until reopened."""
+        self.failure = StorageFailed(path=str(self.directory), reason=str(error))
+        return self.failure
+
+    @contextmanager
+    def _failing_safely(self) -> Iterator[None]:
+        """A full disk is the caller's to retry; any other error of the disk takes the log out of service."""
+        try:
+            yield
+        except BadBatch as bad:
+            self._note_corruption(Corruption(self._segments[-1].base_offset, str(bad)))
+            raise self._corrupt(Corruption(self._segments[-1].base_offset, str(bad))) from None
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StorageFull(path=str(self.directory)) from error
+            raise self._fail(error) from error
+
+    def _sync(self, segment: Segment) -> None:
+        """Sync on the owner's own time: everything appended is durable when it returns."""
+        try:
+            segment.file.sync()
+        except OSError as error:  # of any kind: a full disk that shows here has lost pages all the same
+            raise self._fail(error) from error
+        self.durable_end = self.log_end
+
+    # --- small change ---------------------------------------------------------------------------------
+
+    def _mark_in_use(self) -> None:
+        """Take back the word of the last clean close, before anything changes."""
+        if self._checkpoint.clean is not None:
+            self._save_checkpoint()
+
+    def _save_checkpoint(
+        self,
+        *,
+        log_start: int | None = None,
+        durable_end: int | None = None,
+        corrupt_at: int | None = None,
+        clean: CleanClose | None = None,
+    ) -> None:
+        """Replace the checkpoint; what is not named stays, but for the clean close, which ends with any."""
+        old = self._checkpoint
+        new = Checkpoint(
+            log_start=old.log_start if log_start is None else log_start,
+            durable_end=old.durable_end if durable_end is None else durable_end,
+            corrupt_at=old.corrupt_at if corrupt_at is None else corrupt_at,
+            clean=clean,
+        )
+        new.write(self._files, self.directory)
+        self._checkpoint = new
+
+    def _note_read(self, segment: Segment) -> None:
+        """Keep the most recently read sealed segments open, and only so many."""
+        if segment is self._segments[-1]:
+            return
+        if segment in self._recently_read:
+            self._recently_read.remove(segment)
+        self._recently_read.append(segment)
+        if len(self._recently_read) > self.options.sealed_segments_open_max:
+            idle = self._recently_read.pop(0)
+            self._retire(idle)
+            idle.release()
+
+    def _retire(self, segment: Segment) -> None:
+        """Let go of a segment's descriptor, once no sync that another thread runs can be using it."""
+        file = segment.detach()
+        if file is None:
+            return
+        if self._syncs_in_flight:
+            self._retired.append(file)
+        else:
+            file.close()

@@ -1,0 +1,407 @@
+"""Starting a log: what of the bytes on disk counts, and what is torn, corrupt or only half durable.
+
+A log that was closed cleanly is believed, at its word. Any other is verified from its checkpoint on:
+
+- A bad batch is *corrupt* if it was durable once: it lies below the checkpointed durable end, in a sealed
+  segment, or below a durable end that a later sound frame saw. Its bytes are kept, the log serves what is
+  sound before it and takes no appends (rule 15 decides what happens then).
+- Otherwise it is *torn*, an append that a crash cut short and nobody was told of: it is cut.
+- What is sound may still be in the page cache only, after a sync that failed: it is rewritten in place,
+  which marks the pages dirty again, and synced (rule 40). What a sound frame saw as durable is exempt: that
+  frame is a checkpoint which travelled with the log.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from millpond.wire.header import BatchHeader
+from millpond_broker.core.epochs import LeaderEpochs
+from millpond_broker.core.producers import Producers
+from millpond_broker.storage.document import DocumentDamaged, read_document, write_document
+from millpond_broker.storage.files import Files
+from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, sound_frame_saw
+from millpond_broker.storage.segment import LOG_SUFFIX, Segment, segment_name
+
+CHECKPOINT: Final = "checkpoint"
+LEADER_EPOCHS: Final = "leader-epochs"
+PRODUCERS_SUFFIX: Final = ".producers"
+_PRODUCERS: Final = "producers"
+_LOG_NAME: Final = re.compile(r"\d{20}" + re.escape(LOG_SUFFIX))
+_PRODUCERS_NAME: Final = re.compile(r"\d{20}" + re.escape(PRODUCERS_SUFFIX))
+
+
+class Corruption(NamedTuple):
+    """Where a log stopped being sound, and how that was seen."""
+
+    offset: int
+    reason: str
+
+
+class CleanClose(NamedTuple):
+    """What a clean close vouches for: the last segment and its length. `broker_epoch`: rule 15."""
+
+    broker_epoch: int
+    base_offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The document that a start relies on."""
+
+    log_start: int = 0
+    """First offset that may be read; segments wholly below it may be gone."""
+    durable_end: int = 0
+    """Everything below was synced, when this was written. A lower bound: the log goes on after it."""
+    corrupt_at: int | None = None
+    """Where corruption was found, if it was: verification starts there, however the log was closed."""
+    clean: CleanClose | None = None
+    """Set by a clean close, and gone before anything is changed after the next open."""
+
+    def write(self, files: Files, directory: Path) -> None:
+        """Replace the document. Durable when it returns."""
+        content = {
+            "log_start": self.log_start,
+            "durable_end": self.durable_end,
+            "corrupt_at": self.corrupt_at,
+            "clean": self.clean,
+        }
+        write_document(files, directory / CHECKPOINT, CHECKPOINT, content)
+
+    @classmethod
+    def read(cls, files: Files, directory: Path) -> Checkpoint | None:
+        """The stored one; None if there is none or it is damaged, and then everything is verified."""
+        try:
+            content = read_document(files, directory / CHECKPOINT, CHECKPOINT)
+        except DocumentDamaged:
+            return None
+        if content is None:
+            return None
+        clean = content["clean"]
+        return cls(
+            log_start=content["log_start"],
+            durable_end=content["durable_end"],
+            corrupt_at=content["corrupt_at"],
+            clean=None if clean is None else CleanClose(*clean),
+        )
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a start found, for logs and metrics, and for rule 15's report."""
+
+    clean_epoch: int | None
+    """The broker epoch of the clean close; None after any other stop."""
+    verified_bytes: int = 0
+    cut_bytes: int = 0
+    """Torn bytes that were cut: an append nobody was told of, or (rule 15) a loss on this replica."""
+    cut_offset: int | None = None
+    corruption: Corruption | None = None
+
+
+class Recovered(NamedTuple):
+    """A log as it stands after a start. Segments are in order; the last one is where appends go."""
+
+    segments: list[Segment]
+    checkpoint: Checkpoint
+    durable_end: int
+    epochs: LeaderEpochs
+    producers: Producers
+    report: Recovery
+
+
+def recover(files: Files, directory: Path, index_interval_bytes: int) -> Recovered:
+    """Start the log in `directory`, which exists. Everything below the returned log end is durable.
+
+    Raises UnsupportedFormat for a batch of a later version, OSError when the disk fails; then nothing
+    but index files has changed.
+    """
+    checkpoint = Checkpoint.read(files, directory)
+    try:
+        return _start(files, directory, index_interval_bytes, checkpoint)
+    except _Doubt as doubt:
+        # A batch that was believed unread turned out bad: believe nothing from its segment on.
+        assert checkpoint is not None, "without a checkpoint nothing is believed unread"
+        checkpoint = replace(checkpoint, clean=None, corrupt_at=doubt.offset)
+        return _start(files, directory, index_interval_bytes, checkpoint)
+
+
+class _Doubt(Exception):
+    """A batch at or after `offset` is not sound, and verification had no reason to go there."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+
+def _start(
+    files: Files, directory: Path, index_interval_bytes: int, stored: Checkpoint | None
+) -> Recovered:
+    segments = _segments(files, directory, index_interval_bytes)
+    checkpoint = stored or Checkpoint(log_start=segments[0].base_offset if segments else 0)
+    corruption = _missing_start(segments, checkpoint)
+    if not segments:
+        segments = [Segment.create(files, directory, checkpoint.log_start, index_interval_bytes)]
+    segments = _drop_below(files, directory, segments, checkpoint.log_start)
+    if corruption is not None:
+        segments, report = segments[:1], Recovery(clean_epoch=None, corruption=corruption)
+        segments[0].restart()
+    elif checkpoint.clean is not None and _closed_cleanly(segments, checkpoint):
+        report = Recovery(clean_epoch=checkpoint.clean.broker_epoch)
+        segments[-1].next_offset = checkpoint.durable_end
+        _load_indexes(segments[-1])
+    else:
+        segments, report = _verify(files, segments, checkpoint)
+    log_end = segments[-1].next_offset
+    if report.corruption is not None:
+        checkpoint = replace(checkpoint, clean=None, corrupt_at=report.corruption.offset)
+        checkpoint.write(files, directory)
+    elif report.clean_epoch is None:
+        checkpoint = Checkpoint(log_start=checkpoint.log_start, durable_end=log_end)
+        checkpoint.write(files, directory)
+    epochs = _load_epochs(files, directory, segments)
+    producers = load_producers(files, directory, segments)
+    return Recovered(segments, checkpoint, log_end, epochs, producers, report)
+
+
+def _load_indexes(segment: Segment) -> None:
+    try:
+        segment.load_indexes()
+    except BadBatch:
+        raise _Doubt(segment.base_offset) from None
+
+
+def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]:
+    """Headers of the batches from the one that holds `offset` on."""
+    for segment in segments:
+        if segment.next_offset <= offset:
+            continue
+        try:
+            for stored in segment.batches_from(offset):
+                yield stored.batch.header
+        except BadBatch:
+            raise _Doubt(segment.base_offset) from None
+
+
+# --- which segments there are --------------------------------------------------------------------------
+
+
+def _segments(files: Files, directory: Path, index_interval_bytes: int) -> list[Segment]:
+    """The segments on disk, taken at the length of their files; none of it is verified yet."""
+    bases = sorted(
+        (int(name.removesuffix(LOG_SUFFIX)), size)
+        for name, size in files.list(directory).items()
+        if _LOG_NAME.fullmatch(name)
+    )
+    ends = [base for base, _ in bases[1:]] + [bases[-1][0]] if bases else []
+    return [
+        Segment(
+            files,
+            directory,
+            base,
+            size_bytes=size,
+            next_offset=end,
+            index_interval_bytes=index_interval_bytes,
+        )
+        for (base, size), end in zip(bases, ends, strict=True)
+    ]
+
+
+def _missing_start(segments: list[Segment], checkpoint: Checkpoint) -> Corruption | None:
+    """A log that should start before its first segment has lost some."""
+    first = segments[0].base_offset if segments else checkpoint.durable_end
+    if first > checkpoint.log_start:
+        return Corruption(checkpoint.log_start, f"no segment holds {checkpoint.log_start} to {first}")
+    return None
+
+
+def _drop_below(
+    files: Files, directory: Path, segments: list[Segment], log_start: int
+) -> list[Segment]:
+    """Finish what a crash interrupted: unlink segments that lie wholly below the log start."""
+    dead = [segment for segment in segments[:-1] if segment.next_offset <= log_start]
+    for segment in dead:
+        segment.remove()
+    if dead:
+        files.sync_directory(directory)
+    return segments[len(dead) :]
+
+
+def _closed_cleanly(segments: list[Segment], checkpoint: Checkpoint) -> bool:
+    """Whether the files are as long as the clean close said, and no corruption was on record."""
+    last = segments[-1]
+    clean = checkpoint.clean
+    return (
+        clean is not None
+        and checkpoint.corrupt_at is None
+        and (clean.base_offset, clean.size_bytes) == (last.base_offset, last.size_bytes)
+    )
+
+
+# --- verification --------------------------------------------------------------------------------------
+
+
+def _verify(
+    files: Files, segments: list[Segment], checkpoint: Checkpoint
+) -> tuple[list[Segment], Recovery]:
+    """Verify from the checkpoint on, cut what is torn, make the rest durable."""
+    trusted = checkpoint.durable_end
+    if checkpoint.corrupt_at is not None:
+        trusted = min(trusted, checkpoint.corrupt_at)
+    first = max(at for at, segment in enumerate(segments) if at == 0 or segment.base_offset <= trusted)
+    verified_bytes = 0
+    for at, segment in enumerate(segments[first:], start=first):
+        file_size = segment.size_bytes
+        walk = _walk(segment, file_size, trusted)
+        verified_bytes += segment.size_bytes
+        offset = segment.next_offset
+        is_last = at == len(segments) - 1
+        bad = walk.bad
+        if bad is None and not is_last and offset != segments[at + 1].base_offset:
+            bad = f"the segment ends before {segments[at + 1].base_offset}, where the next begins"
+        if bad is not None and (
+            not is_last
+            or offset < checkpoint.durable_end
+            or sound_frame_saw(segment.file, segment.size_bytes + 1, file_size, offset)
+        ):
+            return segments[: at + 1], Recovery(
+                clean_epoch=None, verified_bytes=verified_bytes, corruption=Corruption(offset, bad)
+            )
+        if is_last and bad is None and offset < checkpoint.durable_end:
+            gone = Corruption(offset, f"the log ends before its durable end {checkpoint.durable_end}")
+            return segments, Recovery(clean_epoch=None, verified_bytes=verified_bytes, corruption=gone)
+        if is_last:
+            cut_bytes = file_size - segment.size_bytes
+            if cut_bytes:
+                segment.discard_rest()
+            _make_durable(segment, max(walk.durable_seen, checkpoint.durable_end))
+            report = Recovery(None, verified_bytes, cut_bytes, offset if cut_bytes else None)
+    return segments, report
+
+
+class _Walk(NamedTuple):
+    """`bad`: why the batch after the last noted one is not sound, None if the segment ends there.
+    `durable_seen`: the greatest durable end that a sound frame saw."""
+
+    bad: str | None
+    durable_seen: int
+
+
+def _walk(segment: Segment, file_size: int, trusted: int) -> _Walk:
+    """Note every sound batch of `segment`, from where its indexes know `trusted`."""
+    segment.resume(trusted)
+    resumed_at = segment.size_bytes
+    walk = _note_all(segment, file_size)
+    if walk.bad is not None and segment.size_bytes == resumed_at > 0:
+        # The very first batch is not sound where the index places it: doubt the index before the log.
+        segment.restart()
+        walk = _note_all(segment, file_size)
+    return walk
+
+
+def _note_all(segment: Segment, file_size: int) -> _Walk:
+    durable_seen = 0
+    try:
+        for stored in segment.batches(segment.size_bytes, end=file_size):
+            header = stored.batch.header
+            if header.base_offset != segment.next_offset:
+                return _Walk(
+                    f"offset {header.base_offset} where {segment.next_offset} belongs", durable_seen
+                )
+            segment.note(header)
+            durable_seen = max(durable_seen, stored.frame.durable_end(header.base_offset))
+    except BadBatch as bad:
+        return _Walk(str(bad), durable_seen)
+    return _Walk(None, durable_seen)
+
+
+def _make_durable(segment: Segment, durable_end: int) -> None:
+    """Rewrite in place what may be in the page cache only, and sync (rule 40)."""
+    _, position = segment.entry_before(durable_end)
+    while position < segment.size_bytes:
+        data = segment.file.read_at(position, min(CHUNK_BYTES, segment.size_bytes - position))
+        if segment.file.write_at(position, (data,)) != len(data):
+            raise OSError(errno.ENOSPC, "short rewrite", str(segment.path))
+        position += len(data)
+    segment.file.sync()
+
+
+# --- what is kept beside the segments --------------------------------------------------------------------
+
+
+def _load_epochs(files: Files, directory: Path, segments: list[Segment]) -> LeaderEpochs:
+    """The epochs on record, up to the log end; from the batches where the record is missing or damaged."""
+    log_end = segments[-1].next_offset
+    try:
+        content = read_document(files, directory / LEADER_EPOCHS, LEADER_EPOCHS)
+    except DocumentDamaged:
+        content = None
+    if content is not None:
+        epochs = LeaderEpochs((epoch, start) for epoch, start in content["epochs"])
+        epochs.cut_from(log_end)
+        return epochs
+    epochs = LeaderEpochs()
+    for header in _headers_from(segments, segments[0].base_offset):
+        if epochs.latest is None or header.leader_epoch > epochs.latest:
+            epochs.begin(header.leader_epoch, header.base_offset)
+    return epochs
+
+
+def save_epochs(files: Files, directory: Path, epochs: LeaderEpochs) -> None:
+    """Replace the record of leader epochs. Durable when it returns."""
+    write_document(files, directory / LEADER_EPOCHS, LEADER_EPOCHS, {"epochs": epochs.entries()})
+
+
+def save_producers(files: Files, directory: Path, producers: Producers, log_end: int) -> None:
+    """Write the state of producers as of `log_end`; keep the one before it too, drop older ones."""
+    path = directory / (segment_name(log_end) + PRODUCERS_SUFFIX)
+    write_document(files, path, _PRODUCERS, {"producers": producers.snapshot()})
+    for offset in _producer_snapshots(files, directory)[:-2]:
+        files.unlink(directory / (segment_name(offset) + PRODUCERS_SUFFIX))
+
+
+def load_producers(files: Files, directory: Path, segments: list[Segment]) -> Producers:
+    """State as of the log end: the newest sound snapshot at or below it, then the batches after that.
+
+    Snapshots past the log end are of a log that is gone, and are removed.
+    """
+    log_end = segments[-1].next_offset
+    producers, offset = Producers(), segments[0].base_offset
+    stale = False
+    for candidate in reversed(_producer_snapshots(files, directory)):
+        path = directory / (segment_name(candidate) + PRODUCERS_SUFFIX)
+        if candidate > log_end:
+            files.unlink(path)
+            stale = True
+            continue
+        content = _sound_snapshot(files, path)
+        if content is not None:
+            producers, offset = Producers.restore(content["producers"]), candidate
+            break
+    if stale:  # or a crash could bring one back beside a log that has grown past it again
+        files.sync_directory(directory)
+    for header in _headers_from(segments, offset):
+        producers.observe(header)
+    return producers
+
+
+def _sound_snapshot(files: Files, path: Path) -> dict[str, Any] | None:
+    try:
+        return read_document(files, path, _PRODUCERS)
+    except DocumentDamaged:
+        return None
+
+
+def _producer_snapshots(files: Files, directory: Path) -> list[int]:
+    """Offsets of the snapshots on disk, ascending."""
+    return sorted(
+        int(name.removesuffix(PRODUCERS_SUFFIX))
+        for name in files.list(directory)
+        if _PRODUCERS_NAME.fullmatch(name)
+    )
