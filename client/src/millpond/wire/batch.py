@@ -18,7 +18,6 @@ from millpond.wire.columns import Columns, decode_columns, encode_columns
 from millpond.wire.compression import Codec, compress, decompress
 from millpond.wire.errors import CorruptBatch, RecordTooLarge
 from millpond.wire.header import (
-    CODEC_MASK,
     CRC_START,
     HEADER_BYTES,
     LENGTH_END,
@@ -143,6 +142,14 @@ def parse_batch(data: bytes | memoryview) -> Batch:
     return Batch(header, data)
 
 
+def declared_body_bytes(batch: Batch) -> int:
+    """The size that the body says it has uncompressed. Raises CorruptBatch where there is no room for it."""
+    if len(batch.data) < HEADER_BYTES + _BODY_SIZE.size:
+        raise CorruptBatch(reason="no room for the size of the body")
+    (size,) = _BODY_SIZE.unpack_from(batch.data, HEADER_BYTES)
+    return int(size)
+
+
 def decode_batch(batch: Batch) -> DecodedBatch:
     """The records of a batch that `parse_batch` or a sound frame vouched for.
 
@@ -150,13 +157,11 @@ def decode_batch(batch: Batch) -> DecodedBatch:
     CorruptBatch for a body that is not exactly what the header says.
     """
     header = batch.header
-    body = memoryview(batch.data)[HEADER_BYTES:]
-    if len(body) < _BODY_SIZE.size:
-        raise CorruptBatch(reason="no room for the size of the body")
-    (size,) = _BODY_SIZE.unpack_from(body)
+    size = declared_body_bytes(batch)
     if size > BODY_BYTES_MAX:
         raise CorruptBatch(reason=f"a body of {size} bytes; {BODY_BYTES_MAX} are allowed")
-    plain = decompress(Codec(header.attributes & CODEC_MASK), body[_BODY_SIZE.size :], size)
+    block = memoryview(batch.data)[HEADER_BYTES + _BODY_SIZE.size :]
+    plain = decompress(header.codec, block, size)
     columns = decode_columns(header.attributes, header.record_count, plain)
     return DecodedBatch(
         columns.values, columns.keys, columns.headers, _timestamps(header, columns), _offsets(header, columns)
