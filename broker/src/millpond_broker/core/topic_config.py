@@ -54,7 +54,7 @@ class TopicConfig:
         Raises InvalidConfig that names the key, for an unknown key, a wrong value, or a key whose feature
         this version does not have: no setting is accepted and ignored.
         """
-        values = {key: _parse(key, value) for key, value in settings.items()}
+        values: dict[str, Any] = {key: _parse(key, value) for key, value in settings.items()}
         return dataclasses.replace(base or cls(), **values)
 
 

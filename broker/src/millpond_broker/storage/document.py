@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from millpond_broker.storage.files import File, Files
+from millpond_broker.storage.files import DISK_FULL, File, Files
 
 _SECTOR_BYTES: Final = 512
 """What a disk writes whole or not at all: the two copies never share one."""
@@ -35,7 +35,7 @@ def write_document(files: Files, path: Path, kind: str, content: Mapping[str, An
     try:
         _replace(files, path, beside, copy)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not files.exists(path):
+        if error.errno not in DISK_FULL or not files.exists(path):
             raise
         if files.exists(beside):
             files.unlink(beside)

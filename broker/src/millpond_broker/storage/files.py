@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,6 +23,10 @@ Buffer = bytes | memoryview
 
 BUFFERS_PER_WRITE_MAX: Final = 1024
 """IOV_MAX of Linux: one vectored write takes no more."""
+
+
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a disk, or a quota, without room: the ones that pass."""
 
 
 class File(Protocol):
@@ -170,15 +175,31 @@ def _syncfs_reports_errors() -> bool:
 
 
 class OsLock:
-    """An flock, which the kernel drops when the process ends, however it ends."""
+    """An flock, which the kernel drops when the process ends, however it ends.
+
+    It belongs to the open file, which a fork would share: a child gives up its copy, or it would go on
+    holding the lock after its parent died.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        _locks.add(self)
 
     def release(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+_locks: Final = weakref.WeakSet[OsLock]()
+
+
+def _drop_locks_in_child() -> None:
+    for lock in list(_locks):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_drop_locks_in_child)
 
 
 class OsFiles:

@@ -13,7 +13,6 @@ Two things take it out of service for appends, while reads of what is sound go o
 
 from __future__ import annotations
 
-import errno
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ from millpond.wire.frame import FRAME_BYTES, pack_frame
 from millpond.wire.header import CRC_START, BatchHeader
 from millpond.wire.record import TopicPartition
 from millpond_broker.core.retention import Retained, retained_from
-from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, Buffer, File, Files
+from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, DISK_FULL, Buffer, File, Files
 from millpond_broker.storage.recovery import (
     Checkpoint,
     CleanClose,
@@ -41,7 +40,6 @@ from millpond_broker.storage.recovery import (
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch
 from millpond_broker.storage.segment import RELATIVE_OFFSET_MAX, Segment
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_AHEAD_BYTES: Final = 8 << 10
 """Read beyond what was asked for: the way from an index entry to the batch that holds the offset."""
 
@@ -125,7 +123,7 @@ class Log:
                 files.sync_directory(directory.parent)
             return cls(files, directory, partition, options)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in DISK_FULL:
                 raise StorageFull(path=str(directory)) from error
             raise StorageFailed(path=str(directory), reason=str(error)) from error
 
@@ -184,7 +182,7 @@ class Log:
         a crash. Raises StorageFailed while a failed disk keeps the log from appends, CorruptBatch when it
         is corrupt. Durable once a sync confirmed `next_offset`.
         """
-        self._check_writable()
+        self.check_writable()
         added_bytes = sum(FRAME_BYTES + batch.header.size_bytes for batch in batches)
         with self._failing_safely():
             self._mark_in_use()
@@ -221,7 +219,7 @@ class Log:
                 if done < due:
                     break
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise self._fail(error) from error
         if written < added_bytes:
             # The answer is "not written", so the bytes must not come back after a crash: cut and sync.
@@ -322,6 +320,8 @@ class Log:
         Every batch was verified. Raises OffsetOutOfRange, CorruptBatch when the batch at `offset` is not
         sound (later ones end the answer), StorageFailed when the disk cannot be read.
         """
+        if self.corruption is not None and offset >= self.corruption.offset:
+            raise self._corrupt(self.corruption)
         if not self.log_start <= offset <= self.log_end:
             raise OffsetOutOfRange(
                 topic=self.partition.topic,
@@ -330,8 +330,6 @@ class Log:
                 log_start=self.log_start,
                 log_end=self.log_end,
             )
-        if self.corruption is not None and offset >= self.corruption.offset:
-            raise self._corrupt(self.corruption)
         batches: list[StoredBatch] = []
         if offset >= min(below, self.log_end):
             return batches
@@ -405,7 +403,7 @@ class Log:
         StorageFailed, StorageFull; what was cut by then stays cut.
         """
         assert offset >= self.log_start, "below the log start there is nothing to keep"
-        self._check_writable()
+        self.check_writable()
         if offset < self.log_end:
             self._cut_to(offset)
         return self.log_end
@@ -443,7 +441,7 @@ class Log:
         assert log_start <= self.durable_end, "what is not durable yet cannot be trimmed"
         if log_start <= self.log_start:
             return
-        self._check_writable()
+        self.check_writable()
         with self._failing_safely():
             self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
             while len(self._segments) > 1 and self._segments[0].next_offset <= log_start:
@@ -464,7 +462,7 @@ class Log:
         options = self.options
         if options.retention_ms is None and options.retention_bytes is None:
             return
-        self._check_writable()
+        self.check_writable()
         with self._failing_safely():
             last = self._segments[-1]
             latest = last.max_timestamp()
@@ -519,7 +517,8 @@ class Log:
 
     # --- trouble --------------------------------------------------------------------------------------
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raise what keeps the log from changes, if anything: CorruptBatch, StorageFailed (not written)."""
         if self.corruption is not None:
             raise self._corrupt(self.corruption)
         if self.failure is not None:
@@ -553,7 +552,7 @@ class Log:
             self._note_corruption(Corruption(self._segments[-1].base_offset, str(bad)))
             raise self._corrupt(Corruption(self._segments[-1].base_offset, str(bad))) from None
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in DISK_FULL:
                 raise StorageFull(path=str(self.directory)) from error
             raise self._fail(error) from error
 

@@ -1,0 +1,92 @@
+"""Group commit among threads: whoever needs a sync runs one for everybody who waits.
+
+No thread of its own: the first waiter becomes the syncer, later ones wait for it and are either covered
+or elect the next. One sync is under way at a time, so a burst of producers costs two syncs, not hundreds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from millpond.embedded.partition import Partition, Ticket
+from millpond.wire.errors import DeliveryTimeout, MillpondError, StorageFailed
+from millpond_broker.storage.group_commit import GroupCommit
+
+SYNC_SECONDS_MAX: Final = 120.0
+"""How long a producer waits for a disk that hangs before it is told that the outcome is unknown."""
+
+
+class Commits:
+    """Makes appends durable. Thread-safe."""
+
+    def __init__(self, group_commit: GroupCommit) -> None:
+        self._group_commit = group_commit
+        self._turn = threading.Condition()
+        self._syncing = False
+        # Partitions with appends that somebody waits for: no more than there are.
+        self._wanted: dict[Partition, None] = {}
+
+    def wait(self, tickets: Sequence[Ticket]) -> dict[Ticket, MillpondError]:
+        """Return once each ticket is durable or cannot be; those that cannot, with their errors.
+
+        The errors' outcome is unknown: StorageFailed after a failed sync, DeliveryTimeout when the disk
+        hangs.
+        """
+        deadline = time.monotonic() + SYNC_SECONDS_MAX
+        failed: dict[Ticket, MillpondError] = {}
+        waiting = list(tickets)
+        with self._turn:
+            self._wanted.update(dict.fromkeys(ticket.partition for ticket in tickets))
+        while waiting := [ticket for ticket in waiting if not _is_settled(ticket, failed)]:
+            with self._turn:
+                if self._syncing:
+                    if not self._turn.wait(deadline - time.monotonic()):
+                        timeout = DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
+                        return failed | dict.fromkeys(waiting, timeout)
+                    continue
+                self._syncing = True
+                partitions, self._wanted = list(self._wanted), {}
+            self._run(partitions)
+        return failed
+
+    def sync(self, partitions: Sequence[Partition]) -> None:
+        """Sync what these have appended so far, after any sync under way; a failure stays with its log.
+        Raises DeliveryTimeout."""
+        with self._turn:
+            if not self._turn.wait_for(lambda: not self._syncing, SYNC_SECONDS_MAX):
+                raise DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
+            self._syncing = True
+        self._run(partitions)
+
+    def _run(self, partitions: Sequence[Partition]) -> None:
+        """One sync; the caller has set `_syncing`."""
+        try:
+            pending = []
+            for partition in partitions:
+                with partition.lock:
+                    if (part := partition.log.begin_sync()) is not None:
+                        pending.append((partition, part))
+            results = self._group_commit.sync([part for _, part in pending])
+            for (partition, _), result in zip(pending, results, strict=True):
+                with partition.lock:
+                    result.settle()
+        finally:
+            with self._turn:
+                self._syncing = False
+                self._turn.notify_all()
+
+
+def _is_settled(ticket: Ticket, failed: dict[Ticket, MillpondError]) -> bool:
+    """Whether the ticket's fate is known; a failure is added to `failed`."""
+    log = ticket.partition.log
+    with ticket.partition.lock:
+        if log.generation != ticket.generation:
+            failed[ticket] = StorageFailed(path=str(log.directory), reason="cut back after a failed sync")
+        elif log.durable_end >= ticket.next_offset:
+            return True
+        elif log.failure is not None:
+            failed[ticket] = log.failure
+    return ticket in failed

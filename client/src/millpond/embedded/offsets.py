@@ -1,0 +1,93 @@
+"""What consumer groups committed: a log of its own, read at the start, kept short by snapshots.
+
+A record's key is `<group>\\0<partition>`, its value the next offset as 8 bytes. Whenever the log has grown
+past its first segment, everything that holds is written again and the rest is trimmed.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from millpond.embedded.commits import Commits
+from millpond.embedded.partition import Partition
+from millpond.wire.batch import Batch, encode_batch
+from millpond.wire.errors import CorruptBatch, MillpondError
+
+_NEXT_OFFSET: Final = struct.Struct(">q")
+_READ_BYTES: Final = 1 << 20
+_logger = logging.getLogger("millpond.embedded")
+
+
+class GroupOffsets:
+    """Next offset by (group, partition). Thread-safe."""
+
+    def __init__(self, partition: Partition, commits: Commits, now_ms: Callable[[], int]) -> None:
+        self._partition = partition
+        self._commits = commits
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._next: dict[tuple[str, int], int] = {}
+        self.damage: CorruptBatch | None = None
+        self._load()
+
+    def _load(self) -> None:
+        """Replay the log. What lies past damage is lost: groups resume earlier, and commits are refused."""
+        offset = self._partition.log.log_start
+        try:
+            while records := self._partition.read(offset, _READ_BYTES):
+                for record in records:
+                    assert record.key is not None and record.value is not None, "only `commit` writes here"
+                    group, _, number = record.key.rpartition(b"\0")
+                    (self._next[group.decode(), int(number)],) = _NEXT_OFFSET.unpack(record.value)
+                offset = records[-1].offset + 1
+        except CorruptBatch as error:
+            self.damage = error
+
+    def get(self, group: str, partition: int) -> int | None:
+        """What the group committed for the partition; None if nothing."""
+        with self._lock:
+            return self._next.get((group, partition))
+
+    def groups(self) -> dict[str, dict[int, int]]:
+        """Next offsets by group and partition."""
+        with self._lock:
+            table: dict[str, dict[int, int]] = {}
+            for (group, partition), offset in sorted(self._next.items()):
+                table.setdefault(group, {})[partition] = offset
+            return table
+
+    def commit(self, group: str, partition: int, next_offset: int) -> None:
+        """Commit; as durable as the queue's records when it returns. Raises as an append does.
+
+        The lock is held over append and memory, so that both have the same order of commits; not over the
+        sync, so that commits of many threads share one.
+        """
+        with self._lock:
+            ticket = self._partition.append([self._batch({(group, partition): next_offset})])
+            self._next[group, partition] = next_offset
+        if self._partition.waits_for_sync:
+            for error in self._commits.wait([ticket]).values():
+                raise error
+        if len(self._partition.log.segments()) > 1:
+            self._compact()
+
+    def _batch(self, offsets: Mapping[tuple[str, int], int]) -> Batch:
+        keys = [b"%s\0%d" % (group.encode(), partition) for group, partition in offsets]
+        return encode_batch(list(map(_NEXT_OFFSET.pack, offsets.values())), self._now_ms(), keys=keys)
+
+    def _compact(self) -> None:
+        """Write what holds into the newest segment, then drop the ones before it. The commit that came
+        here is safe already: if this fails, the next one tries again."""
+        try:
+            with self._lock:
+                ticket = self._partition.append([self._batch(self._next)])
+            for error in self._commits.wait([ticket]).values():
+                raise error
+            with self._partition.lock:
+                self._partition.log.trim(max(self._partition.log.log_start, ticket.base_offset))
+        except MillpondError as error:
+            _logger.warning("the log of committed offsets could not be shortened: %s", error)
