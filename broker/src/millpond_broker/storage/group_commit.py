@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.log import PendingSync
 
-FILES_SYNCED_ONE_BY_ONE_MAX: Final = 3
+FILES_SYNCED_ONE_BY_ONE_MAX: Final = 2
 """Above it one syncfs is cheaper than a sync for each file: every one of those waits for the journal."""
 
 
