@@ -134,7 +134,7 @@ def append_budget() -> Iterator[Row]:
     batch = encode_batch(values(1000), 1)
     with scratch() as place:
         log = Log.open(FILES, place / "log", TopicPartition("t", 0), LogOptions(segment_bytes=1 << 30))
-        repeats = 500
+        repeats = 100
 
         def appends() -> None:
             for _ in range(repeats):
@@ -145,8 +145,9 @@ def append_budget() -> Iterator[Row]:
                 parse_batch(batch.data)
 
         def writes() -> None:
-            for n in range(repeats):
-                os.pwritev(descriptor, (batch.data,), n * len(batch.data))
+            # At the end of a growing file, as an append is: new pages cost more than old ones.
+            for _ in range(repeats):
+                os.pwritev(descriptor, (batch.data,), os.fstat(descriptor).st_size)
 
         descriptor = os.open(place / "raw", os.O_WRONLY | os.O_CREAT, 0o644)
         for name, work in (("check a received batch", parses), ("append it, all told", appends), ("of which the bare write", writes)):
