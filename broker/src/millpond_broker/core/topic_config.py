@@ -59,7 +59,7 @@ class TopicConfig:
 
 
 _FIELDS: Final = MappingProxyType({field.name: field for field in dataclasses.fields(TopicConfig)})
-_NOT_YET: Final = MappingProxyType(
+NOT_YET: Final = MappingProxyType(
     {
         "delete_retention_ms": "log compaction",
         "compaction_lag_ms_min": "log compaction",
@@ -68,11 +68,12 @@ _NOT_YET: Final = MappingProxyType(
         "timestamp_type": "log-append time",
     }
 )
+"""Keys of the contract whose feature does not exist yet, and which: refused rather than ignored."""
 
 
 def _parse(key: str, value: str | int) -> object:
-    if key in _NOT_YET:
-        raise InvalidConfig(key=key, reason=f"belongs to {_NOT_YET[key]}, which this version does not have")
+    if key in NOT_YET:
+        raise InvalidConfig(key=key, reason=f"belongs to {NOT_YET[key]}, which this version does not have")
     if key not in _FIELDS:
         close = get_close_matches(key, _FIELDS, n=1)
         raise InvalidConfig(key=key, reason="unknown setting" + (f"; did you mean {close[0]}?" if close else ""))
