@@ -31,6 +31,7 @@ from millpond_broker.storage.recovery import (
     Checkpoint,
     CleanClose,
     Corruption,
+    Doubt,
     Recovery,
     load_producers,
     recover,
@@ -223,9 +224,11 @@ class Log:
                 raise self._fail(error) from error
         if written < added_bytes:
             # The answer is "not written", so the bytes must not come back after a crash: cut and sync.
-            with self._failing_safely():
+            try:
                 segment.file.truncate(segment.size_bytes)
-                self._sync(segment)
+            except OSError as error:
+                raise self._fail(error) from error
+            self._sync(segment)
             raise StorageFull(path=str(self.directory))
 
     def _roll_if_due(self, added_bytes: int, batches: Sequence[Batch]) -> None:
@@ -235,13 +238,19 @@ class Log:
         records = sum(batch.header.last_offset_delta + 1 for batch in batches)
         latest = max(batch.header.max_timestamp for batch in batches)
         segment_ms = self.options.segment_ms
-        first = segment.first_timestamp() if segment_ms is not None else None
+        first = self._first_timestamp(segment) if segment_ms is not None else None
         if (
             segment.size_bytes + added_bytes > self.options.segment_bytes
             or segment.next_offset + records - segment.base_offset > RELATIVE_OFFSET_MAX
             or (segment_ms is not None and first is not None and latest - first > segment_ms)
         ):
             self._roll()
+
+    def _first_timestamp(self, segment: Segment) -> int | None:
+        try:
+            return segment.first_timestamp()
+        except BadBatch as bad:
+            raise Doubt(segment.base_offset, str(bad)) from None
 
     def _roll(self) -> None:
         """Seal the last segment and start another. Raises OSError; the log then goes on in the old one."""
@@ -350,13 +359,18 @@ class Log:
         for segment in self._segments[max(0, first) :]:
             sound_end, position = segment.base_offset, 0
             try:
-                sound_end, position = segment.entry_before(offset)
+                with suppress(BadBatch):  # no index can be made: from the beginning, as far as it is sound
+                    sound_end, position = segment.entry_before(offset)
                 for stored in segment.batches(position, chunk_bytes):
                     if self.corruption is not None and sound_end >= self.corruption.offset:
                         return
                     sound_end = stored.batch.header.next_offset
                     if sound_end > offset:
                         yield stored
+                if sound_end != segment.next_offset:
+                    gap = f"{segment.path.name} ends there, and the next begins at {segment.next_offset}"
+                    self._note_corruption(Corruption(sound_end, gap))
+                    return
             except BadBatch as bad:
                 self._note_corruption(Corruption(sound_end, str(bad)))
                 return
@@ -371,18 +385,28 @@ class Log:
         Raises CorruptBatch, StorageFailed.
         """
         try:
-            for segment in self._segments:
-                latest = segment.max_timestamp()
-                self._note_read(segment)
+            for segment in list(self._segments):
+                latest = self._max_timestamp(segment)
                 if latest is not None and latest >= timestamp and segment.next_offset > self.log_start:
                     start = max(self.log_start, segment.offset_before_time(timestamp))
                     if (found := self._first_at_time(start, timestamp)) is not None:
                         return found
-        except BadBatch as bad:
-            raise self._corrupt(Corruption(segment.base_offset, str(bad))) from None
         except OSError as error:
             raise StorageFailed(path=str(self.directory), reason=str(error)) from error
+        if self.corruption is not None:  # what is not sound may hide it
+            raise self._corrupt(self.corruption)
         return None
+
+    def _max_timestamp(self, segment: Segment) -> int | None:
+        """The greatest timestamp of a segment, from its index. Raises CorruptBatch, OSError."""
+        try:
+            return segment.max_timestamp()
+        except BadBatch as bad:
+            found = Corruption(segment.base_offset, str(bad))
+            self._note_corruption(found)
+            raise self._corrupt(found) from None
+        finally:
+            self._note_read(segment)
 
     def _first_at_time(self, start: int, timestamp: int) -> tuple[int, int] | None:
         for stored in self._batches_from(start, CHUNK_BYTES):
@@ -415,6 +439,7 @@ class Log:
                 raise self._corrupt(self.corruption)
             end = self.log_end if first is None else first.batch.header.base_offset
             self.generation += 1
+            self.durable_end = min(self.durable_end, end)
             self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
             while len(self._segments) > 1 and self._segments[-1].base_offset >= end:
                 dropped = self._segments.pop()
@@ -426,7 +451,6 @@ class Log:
             if last in self._recently_read:
                 self._recently_read.remove(last)
             last.cut(end)
-            self.durable_end = min(self.durable_end, self.log_end)
             self.epochs.cut_from(self.log_end)
             save_epochs(self._files, self.directory, self.epochs)
             self.producers = load_producers(self._files, self.directory, self._segments)
@@ -465,7 +489,7 @@ class Log:
         self.check_writable()
         with self._failing_safely():
             last = self._segments[-1]
-            latest = last.max_timestamp()
+            latest = self._max_timestamp(last)
             if (
                 options.retention_ms is not None
                 and latest is not None
@@ -475,7 +499,7 @@ class Log:
                 self._mark_in_use()
                 self._roll()
             sealed = (
-                Retained(segment.next_offset, segment.size_bytes, segment.max_timestamp())
+                Retained(segment.next_offset, segment.size_bytes, self._max_timestamp(segment))
                 for segment in self._segments[:-1]
             )
             start = retained_from(
@@ -514,6 +538,9 @@ class Log:
         """Close the files and say nothing, as a crash would."""
         for segment in self._segments:
             segment.close()
+        for file in self._retired:
+            file.close()
+        self._retired.clear()
 
     # --- trouble --------------------------------------------------------------------------------------
 
@@ -548,9 +575,10 @@ class Log:
         """A full disk is the caller's to retry; any other error of the disk takes the log out of service."""
         try:
             yield
-        except BadBatch as bad:
-            self._note_corruption(Corruption(self._segments[-1].base_offset, str(bad)))
-            raise self._corrupt(Corruption(self._segments[-1].base_offset, str(bad))) from None
+        except Doubt as doubt:
+            found = Corruption(doubt.offset, doubt.reason)
+            self._note_corruption(found)
+            raise self._corrupt(found) from None
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise StorageFull(path=str(self.directory)) from error

@@ -125,19 +125,20 @@ def recover(files: Files, directory: Path, index_interval_bytes: int) -> Recover
     checkpoint = Checkpoint.read(files, directory)
     try:
         return _start(files, directory, index_interval_bytes, checkpoint)
-    except _Doubt as doubt:
+    except Doubt as doubt:
         # A batch that was believed unread turned out bad: believe nothing from its segment on.
         assert checkpoint is not None, "without a checkpoint nothing is believed unread"
         checkpoint = replace(checkpoint, clean=None, corrupt_at=doubt.offset)
         return _start(files, directory, index_interval_bytes, checkpoint)
 
 
-class _Doubt(Exception):
+class Doubt(Exception):
     """A batch at or after `offset` is not sound, and verification had no reason to go there."""
 
-    def __init__(self, offset: int) -> None:
-        super().__init__(offset)
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"{offset}: {reason}")
         self.offset = offset
+        self.reason = reason
 
 
 def _start(
@@ -157,6 +158,7 @@ def _start(
         segments[-1].next_offset = checkpoint.durable_end
         _load_indexes(segments[-1])
     else:
+        segments = _without_empty_end(files, directory, segments)
         segments, report = _verify(files, segments, checkpoint)
     log_end = segments[-1].next_offset
     if report.corruption is not None:
@@ -173,8 +175,8 @@ def _start(
 def _load_indexes(segment: Segment) -> None:
     try:
         segment.load_indexes()
-    except BadBatch:
-        raise _Doubt(segment.base_offset) from None
+    except BadBatch as bad:
+        raise Doubt(segment.base_offset, str(bad)) from None
 
 
 def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]:
@@ -182,11 +184,13 @@ def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]
     for segment in segments:
         if segment.next_offset <= offset:
             continue
+        sound_end = max(offset, segment.base_offset)
         try:
             for stored in segment.batches_from(offset):
+                sound_end = stored.batch.header.next_offset
                 yield stored.batch.header
-        except BadBatch:
-            raise _Doubt(segment.base_offset) from None
+        except BadBatch as bad:
+            raise Doubt(sound_end, str(bad)) from None
 
 
 # --- which segments there are --------------------------------------------------------------------------
@@ -231,6 +235,15 @@ def _drop_below(
     if dead:
         files.sync_directory(directory)
     return segments[len(dead) :]
+
+
+def _without_empty_end(files: Files, directory: Path, segments: list[Segment]) -> list[Segment]:
+    """An empty last segment says nothing: the log may have gone on in the one before, if making this one
+    failed half-way. That one is verified as the last; the checkpoint knows how far it was sealed."""
+    if len(segments) > 1 and not segments[-1].size_bytes:
+        segments.pop().remove()
+        files.sync_directory(directory)
+    return segments
 
 
 def _closed_cleanly(segments: list[Segment], checkpoint: Checkpoint) -> bool:

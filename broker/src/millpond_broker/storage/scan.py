@@ -81,7 +81,10 @@ def scan(file: File, position: int, end: int, chunk_bytes: int = CHUNK_BYTES) ->
         data = memoryview(chunk)[at + FRAME_BYTES : at + stored_bytes]
         if crc32c(data[CRC_START:]) != header.crc:
             raise BadBatch(position, "checksum")
-        check_header(header)
+        try:
+            check_header(header)
+        except CorruptBatch as error:
+            raise BadBatch(position, error.reason) from None
         yield StoredBatch(position, frame, Batch(header, data))
         position += stored_bytes
 

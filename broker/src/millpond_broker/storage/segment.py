@@ -63,9 +63,13 @@ class Segment:
             index_interval_bytes=index_interval_bytes,
         )
         segment.remove_indexes()
-        segment._file = files.open(segment.path, create=not files.exists(segment.path))
-        segment._file.truncate(0)
-        files.sync_directory(directory)
+        segment._file = files.open(segment.path, create=True)
+        try:
+            files.sync_directory(directory)
+        except OSError:
+            segment.close()
+            files.unlink(segment.path)
+            raise
         segment._indexed = True
         return segment
 
@@ -232,14 +236,14 @@ class Segment:
         self.remove_indexes()
         self._files.sync_directory(self.path.parent)
         self.file.truncate(start.position)
-        self.file.sync()
-        end = self.size_bytes = start.position
+        end = start.position
         _, indexed_to = self._offsets.floor(start.batch.header.base_offset - self.base_offset - 1)
         self._cut_indexes(indexed_to)
         for stored in scan(self.file, indexed_to, end):
             self.note(stored.batch.header)
         if not self.size_bytes:
             self._first_timestamp = None
+        self.file.sync()
         return self.next_offset
 
     def discard_rest(self) -> None:

@@ -87,6 +87,8 @@ def open(  # noqa: A001 - the public name; users write embedded.open
     settings = TopicConfig.parse(config or {}, base=TopicConfig(retention_ms=None))
     if "flush" in (config or {}):
         raise InvalidConfig(key="flush", reason="is a parameter of open(), not of config")
+    if flush == "commit" and "flush_interval_ms" in (config or {}):
+        raise InvalidConfig(key="flush_interval_ms", reason="means nothing with flush='commit'")
     if flush not in ("commit", "interval"):
         raise InvalidConfig(key="flush", reason=f"{flush!r} is not one of commit, interval")
     if partitions is not None and not 1 <= partitions <= PARTITIONS_MAX:
