@@ -149,6 +149,17 @@ def _start(
     corruption = _missing_start(segments, checkpoint)
     if not segments:
         segments = [Segment.create(files, directory, checkpoint.log_start, index_interval_bytes)]
+    try:
+        return _judge(files, directory, segments, checkpoint, corruption)
+    except BaseException:  # whatever it was, a start that failed keeps no file open; re-raised
+        for segment in segments:
+            segment.close()
+        raise
+
+
+def _judge(
+    files: Files, directory: Path, segments: list[Segment], checkpoint: Checkpoint, corruption: Corruption | None
+) -> Recovered:
     segments = _drop_below(files, directory, segments, checkpoint.log_start)
     if corruption is not None:
         segments, report = segments[:1], Recovery(clean_epoch=None, corruption=corruption)
