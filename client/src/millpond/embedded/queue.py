@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -91,8 +91,10 @@ def open(  # noqa: A001 - the public name; users write embedded.open
         raise InvalidConfig(key="flush_interval_ms", reason="means nothing with flush='commit'")
     if flush not in ("commit", "interval"):
         raise InvalidConfig(key="flush", reason=f"{flush!r} is not one of commit, interval")
-    if partitions is not None and not 1 <= partitions <= PARTITIONS_MAX:
-        raise InvalidConfig(key="partitions", reason=f"{partitions} is not within 1 to {PARTITIONS_MAX}")
+    if partitions is not None and not (isinstance(partitions, int) and 1 <= partitions <= PARTITIONS_MAX):
+        raise InvalidConfig(
+            key="partitions", reason=f"{partitions!r} is not a whole number within 1 to {PARTITIONS_MAX}"
+        )
     return Queue(files or OsFiles(), Path(path).absolute(), partitions, replace(settings, flush=flush))
 
 
@@ -117,26 +119,28 @@ class Queue:
         self._next_keyless = 0
         self._retention_due = 0.0
         self._partitions: list[Partition] = []
-        try:
-            self._directory = DataDirectory.open(files, path, role="embedded", new_id=uuid.uuid4().hex)
-            self._group_commit = GroupCommit(files, path)
-            self._commits = Commits(self._group_commit)
-            try:
-                self._open_logs(files, partitions)
-            except BaseException:  # whatever it was, nothing of a failed open may linger; re-raised
-                self._release()
-                raise
-        except OSError as error:
-            full = error.errno in DISK_FULL
-            raise (
-                StorageFull(path=str(path)) if full else StorageFailed(path=str(path), reason=str(error))
-            ) from error
         self._flusher = threading.Thread(target=self._flush_forever, name="millpond-flush", daemon=True)
-        if config.flush == "interval":
-            self._flusher.start()
+        # Whatever stops an open, nothing of it may linger: the stack lets go, last taken first.
+        with ExitStack() as taken:
+            try:
+                self._directory = DataDirectory.open(files, path, role="embedded", new_id=uuid.uuid4().hex)
+                taken.callback(self._directory.close)
+                group_commit = GroupCommit(files, path)
+                taken.callback(group_commit.close)
+                self._commits = Commits(group_commit)
+                taken.callback(self._abandon_logs)
+                self._open_logs(files, partitions)
+            except OSError as error:
+                full = error.errno in DISK_FULL
+                raise (
+                    StorageFull(path=str(path)) if full else StorageFailed(path=str(path), reason=str(error))
+                ) from error
+            if config.flush == "interval":
+                self._flusher.start()
+            self._taken = taken.pop_all()
 
     def _open_logs(self, files: Files, partitions: int | None) -> None:
-        settings = _settings(files, self.path, partitions, self._config.flush)
+        settings = _settings(files, self._directory, partitions, self._config.flush)
         config = self._config
         options = LogOptions(
             segment_bytes=config.segment_bytes,
@@ -302,6 +306,9 @@ class Queue:
                     del positions[number]
                     continue
                 for record in records:
+                    self._check_not_forked()
+                    if self._closing:
+                        return
                     yield record
                     positions[number] = record.offset + 1
                     handed_out += 1
@@ -374,8 +381,7 @@ class Queue:
     @contextmanager
     def _call(self) -> Iterator[None]:
         """A call is under way: `close` waits for it."""
-        if os.getpid() != self._pid:
-            raise ForkedClient(what="queue")
+        self._check_not_forked()
         with self._changed:
             if self._closing:
                 raise ClientClosed(what="queue")
@@ -387,6 +393,10 @@ class Queue:
                 self._calls -= 1
                 if self._closing:
                     self._changed.notify_all()
+
+    def _check_not_forked(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedClient(what="queue")
 
     def _flush_forever(self) -> None:
         """The thread of flush=interval: started by `__init__`, ended by `close`."""
@@ -417,8 +427,7 @@ class Queue:
         Iterators of `consume` end. Raises OperationTimeout when a call does not end, StorageFull or
         StorageFailed when the last sync fails; the directory is let go all the same then.
         """
-        if os.getpid() != self._pid:
-            raise ForkedClient(what="queue")
+        self._check_not_forked()
         with self._changed:
             if self._closing:
                 return
@@ -435,15 +444,13 @@ class Queue:
                     partition.log.close(broker_epoch=0)
                 except MillpondError as error:
                     troubles.append(error)
-        self._release()
+        self._taken.close()
         if troubles:
             raise troubles[0]
 
-    def _release(self) -> None:
+    def _abandon_logs(self) -> None:
         for partition in self._partitions:
             partition.log.abandon()
-        self._group_commit.close()
-        self._directory.close()
 
     def __enter__(self) -> Self:
         return self
@@ -512,13 +519,17 @@ class _Settings:
         self.flush = flush
 
 
-def _settings(files: Files, path: Path, partitions: int | None, flush: str) -> _Settings:
-    """The queue's settings from its directory, made there at first. Raises InvalidConfig on a difference."""
+def _settings(files: Files, directory: DataDirectory, partitions: int | None, flush: str) -> _Settings:
+    """The queue's settings from its directory, made there at first. Raises InvalidConfig on a difference,
+    NotADataDirectory when they are damaged or gone."""
+    path = directory.path
     try:
         stored = read_document(files, path / _SETTINGS, _SETTINGS)
     except DocumentDamaged as error:
         raise NotADataDirectory(path=str(path), reason=str(error)) from None
     if stored is None:
+        if files.list(directory.partitions):  # the settings are durable before the first of them is made
+            raise NotADataDirectory(path=str(path), reason=f"its settings, the file {_SETTINGS!r}, are gone")
         stored = {"topic_id": uuid.uuid4().hex, "partitions": partitions or 4, "flush": flush}
         write_document(files, path / _SETTINGS, _SETTINGS, stored)
     settings = _Settings(stored["topic_id"], stored["partitions"], stored["flush"])
