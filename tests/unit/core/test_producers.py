@@ -1,0 +1,134 @@
+"""What a partition remembers of its producers (rules 16 to 19)."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millpond.wire.batch import Producer, encode_batch
+from millpond.wire.header import BatchHeader
+from millpond_broker.core.producers import (
+    BATCHES_REMEMBERED,
+    EXPIRY_MS,
+    Producers,
+    SeenBatch,
+)
+
+SEQUENCE_MAX = 2**31 - 1
+
+
+def header(offset: int, producer: Producer, records: int = 1, timestamp: int = 1000) -> BatchHeader:
+    return encode_batch([b"v"] * records, timestamp, producer=producer).header._replace(
+        base_offset=offset
+    )
+
+
+def seen(producers: Producers, producer_id: int) -> list[SeenBatch]:
+    state = producers.get(producer_id)
+    assert state is not None
+    return list(state.batches)
+
+
+def test_a_batch_is_remembered_with_its_sequences_offset_and_time() -> None:
+    """Rule 16."""
+    producers = Producers()
+    producers.observe(header(40, Producer(7, 2, 100), records=3, timestamp=555))
+    state = producers.get(7)
+    assert state is not None
+    assert state.epoch == 2
+    assert list(state.batches) == [SeenBatch(100, 102, 40, 555)]
+
+
+def test_only_the_last_five_batches_are_remembered() -> None:
+    """Rules 16 and 19: as many as may be in flight."""
+    producers = Producers()
+    for number in range(8):
+        producers.observe(header(number, Producer(7, 0, number)))
+    assert BATCHES_REMEMBERED == 5
+    assert [batch.first_sequence for batch in seen(producers, 7)] == [3, 4, 5, 6, 7]
+
+
+def test_producers_are_remembered_apart() -> None:
+    """Rule 16."""
+    producers = Producers()
+    producers.observe(header(0, Producer(1, 0, 0)))
+    producers.observe(header(1, Producer(2, 4, 50)))
+    assert len(producers) == 2
+    assert seen(producers, 1) == [SeenBatch(0, 0, 0, 1000)]
+    assert seen(producers, 2) == [SeenBatch(50, 50, 1, 1000)]
+    assert producers.get(3) is None
+
+
+def test_a_new_epoch_forgets_the_batches_of_the_old_one() -> None:
+    """Rules 16 and 18: a sequence says nothing across epochs."""
+    producers = Producers()
+    producers.observe(header(0, Producer(7, 0, 0)))
+    producers.observe(header(1, Producer(7, 1, 0)))
+    state = producers.get(7)
+    assert state is not None
+    assert (state.epoch, list(state.batches)) == (1, [SeenBatch(0, 0, 1, 1000)])
+
+
+def test_sequences_wrap_to_zero_after_the_largest_int32() -> None:
+    """Rule 17."""
+    producers = Producers()
+    producers.observe(header(0, Producer(7, 0, SEQUENCE_MAX - 1), records=2))
+    producers.observe(header(2, Producer(7, 0, 0), records=1))
+    producers.observe(header(3, Producer(8, 0, SEQUENCE_MAX), records=3))
+    assert seen(producers, 7) == [
+        SeenBatch(SEQUENCE_MAX - 1, SEQUENCE_MAX, 0, 1000),
+        SeenBatch(0, 0, 2, 1000),
+    ]
+    assert seen(producers, 8) == [SeenBatch(SEQUENCE_MAX, 1, 3, 1000)]
+
+
+def test_batches_without_a_producer_are_not_remembered() -> None:
+    """Rule 16 is about producers that have an id."""
+    producers = Producers()
+    producers.observe(header(0, Producer()))
+    assert len(producers) == 0
+
+
+def test_a_producer_silent_for_more_than_a_day_is_forgotten() -> None:
+    """Rule 19: by its newest batch."""
+    producers = Producers()
+    producers.observe(header(0, Producer(1, 0, 0), timestamp=1000))
+    producers.observe(header(1, Producer(2, 0, 0), timestamp=1000))
+    producers.observe(header(2, Producer(2, 0, 1), timestamp=1001))
+    producers.expire(1000 + EXPIRY_MS)
+    assert len(producers) == 2
+    producers.expire(1001 + EXPIRY_MS)
+    assert producers.get(1) is None
+    assert len(seen(producers, 2)) == 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 4), st.integers(0, 2), st.integers(0, SEQUENCE_MAX), st.integers(1, 3)
+        ),
+        max_size=30,
+    )
+)
+def test_a_snapshot_restores_the_same_state_through_json(
+    batches: list[tuple[int, int, int, int]],
+) -> None:
+    """Rule 16: snapshot plus the rest of the log equals the whole log, wherever it is cut."""
+    headers = []
+    offset = 0
+    for producer_id, epoch, sequence, records in batches:
+        headers.append(header(offset, Producer(producer_id, epoch, sequence), records))
+        offset += records
+    whole = Producers()
+    for one in headers:
+        whole.observe(one)
+    for cut in range(len(headers) + 1):
+        before = Producers()
+        for one in headers[:cut]:
+            before.observe(one)
+        restored = Producers.restore(json.loads(json.dumps(before.snapshot())))
+        for one in headers[cut:]:
+            restored.observe(one)
+        assert restored.snapshot() == whole.snapshot()
