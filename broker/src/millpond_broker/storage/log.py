@@ -259,10 +259,7 @@ class Log:
         sealed.flush_indexes()
         save_producers(self._files, self.directory, self.producers, self.log_end)
         self._save_checkpoint(durable_end=self.durable_end)
-        created = Segment.create(
-            self._files, self.directory, self.log_end, self.options.index_interval_bytes
-        )
-        self._segments.append(created)
+        self._segments.append(self._planned(self.log_end).make())
         self._note_read(sealed)
 
     def _begin_epoch(self, leader_epoch: int) -> None:
@@ -294,8 +291,15 @@ class Log:
 
         Of whatever generation it was: pages that it lost may lie below a cut made since.
         """
-        self._end_sync()
         self._fail(error)
+        self._end_sync()
+
+    def abandon_syncs(self, error: OSError) -> None:
+        """Whoever ran the syncs was interrupted and will answer none: as `sync_failed` for each begun."""
+        if self._syncs_in_flight:
+            self._fail(error)
+            self._syncs_in_flight = 1
+            self._end_sync()
 
     def _end_sync(self) -> None:
         self._syncs_in_flight -= 1
@@ -421,7 +425,8 @@ class Log:
     # --- shortening -----------------------------------------------------------------------------------
 
     def truncate(self, offset: int) -> int:
-        """Drop every batch that reaches past `offset`; the new log end, which may lie before it.
+        """Drop every batch that reaches past `offset`; the new log end, which may lie before it, but not
+        before the log start.
 
         Durable when it returns (rule 41). Syncs that were begun before say nothing afterwards. Raises
         StorageFailed, StorageFull; what was cut by then stays cut.
@@ -439,14 +444,20 @@ class Log:
                 raise self._corrupt(self.corruption)
             end = self.log_end if first is None else first.batch.header.base_offset
             self.generation += 1
+            # A batch that reaches across both the cut and the log start goes whole, and leaves nothing.
+            kept = [segment for segment in self._segments if segment.base_offset < end]
+            if end < self.log_start:
+                end, kept = self.log_start, []
+            doomed = self._segments[len(kept) :]
             self.durable_end = min(self.durable_end, end)
             self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
-            while len(self._segments) > 1 and self._segments[-1].base_offset >= end:
-                dropped = self._segments.pop()
-                self._retire(dropped)
-                dropped.remove()
+            self._segments = kept or [self._planned(end)]
+            for segment in reversed(doomed):
+                self._drop(segment)
                 # One by one from the end: a hole must never look like compaction.
                 self._files.sync_directory(self.directory)
+            if not kept:
+                self._segments[0].make()
             last = self._segments[-1]
             if last in self._recently_read:
                 self._recently_read.remove(last)
@@ -469,11 +480,7 @@ class Log:
         with self._failing_safely():
             self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
             while len(self._segments) > 1 and self._segments[0].next_offset <= log_start:
-                dropped = self._segments.pop(0)
-                if dropped in self._recently_read:
-                    self._recently_read.remove(dropped)
-                self._retire(dropped)
-                dropped.remove()
+                self._drop(self._segments.pop(0))
             self._files.sync_directory(self.directory)
             self.epochs.cut_before(log_start)
             save_epochs(self._files, self.directory, self.epochs)
@@ -629,6 +636,17 @@ class Log:
             idle = self._recently_read.pop(0)
             self._retire(idle)
             idle.release()
+
+    def _planned(self, base_offset: int) -> Segment:
+        interval_bytes = self.options.index_interval_bytes
+        return Segment.planned(self._files, self.directory, base_offset, interval_bytes)
+
+    def _drop(self, segment: Segment) -> None:
+        """Unlink a segment that is the log's no more."""
+        if segment in self._recently_read:
+            self._recently_read.remove(segment)
+        self._retire(segment)
+        segment.remove()
 
     def _retire(self, segment: Segment) -> None:
         """Let go of a segment's descriptor, once no sync that another thread runs can be using it."""

@@ -148,7 +148,8 @@ def _start(
     checkpoint = stored or Checkpoint(log_start=segments[0].base_offset if segments else 0)
     corruption = _missing_start(segments, checkpoint)
     if not segments:
-        segments = [Segment.create(files, directory, checkpoint.log_start, index_interval_bytes)]
+        start = checkpoint.log_start
+        segments = [Segment.planned(files, directory, start, index_interval_bytes).make()]
     try:
         return _judge(files, directory, segments, checkpoint, corruption)
     except BaseException:  # whatever it was, a start that failed keeps no file open; re-raised

@@ -52,9 +52,11 @@ class Segment:
         self._set_indexes()
 
     @classmethod
-    def create(cls, files: Files, directory: Path, base_offset: int, index_interval_bytes: int) -> Segment:
-        """A new empty segment, its name durable before anything can be appended to it (rule 41)."""
-        segment = cls(
+    def planned(
+        cls, files: Files, directory: Path, base_offset: int, index_interval_bytes: int
+    ) -> Segment:
+        """An empty segment that is not on disk before `make`."""
+        return cls(
             files,
             directory,
             base_offset,
@@ -62,16 +64,19 @@ class Segment:
             next_offset=base_offset,
             index_interval_bytes=index_interval_bytes,
         )
-        segment.remove_indexes()
-        segment._file = files.open(segment.path, create=True)
+
+    def make(self) -> Segment:
+        """Put an empty segment on disk, its name durable before anything can be appended (rule 41)."""
+        self.remove_indexes()
+        self._file = self._files.open(self.path, create=True)
         try:
-            files.sync_directory(directory)
+            self._files.sync_directory(self.path.parent)
         except OSError:
-            segment.close()
-            files.unlink(segment.path)
+            self.close()
+            self._files.unlink(self.path)
             raise
-        segment._indexed = True
-        return segment
+        self._indexed = True
+        return self
 
     def _set_indexes(self) -> None:
         self._offsets = SparseIndex(OFFSET_KEY, self.base_offset)
