@@ -1,0 +1,86 @@
+# Set-up and checks. Each target makes the virtual environment it needs, once for each change of pyproject.toml.
+# Another interpreter gets its own: make test PYTHON=python3.12 VENV=.venv-3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# The stubs are made by a generator of its own, pinned, because older generators make stubs that load on a
+# wider range of protobuf releases. PROTOBUF_OLDEST is the lower bound in pyproject.toml.
+PROTO_VENV := .venv-proto
+PROTO_TOOLS := grpcio-tools==1.72.2
+PROTOBUF_OLDEST := protobuf==6.30.0
+PROTOBUF_NEWEST := protobuf<8
+STUBS := client/src/millpond/v1
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test pytest check proto proto-check bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## the product's main job on real input, and a proof of its result
+	$(BIN)/python deploy/demo
+
+test: check ## everything that needs no Docker: check, then all other tests
+	$(BIN)/python -m pytest --ignore=tests/architecture $(PYTEST_ARGS)
+
+pytest: $(VENV)/.installed-dev ## all tests and nothing else, for a second interpreter
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev ## lint, types, architecture: within a minute
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/architecture
+
+bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
+	$(BIN)/python tests/bench --json bench.json
+
+docs: $(VENV)/.installed ## regenerate docs/configuration.md from the code
+	$(BIN)/python docs/configuration.py
+
+proto: $(PROTO_VENV)/.installed ## regenerate the protobuf stubs; a second run leaves no diff
+	cd proto && ../$(PROTO_VENV)/bin/python -m grpc_tools.protoc --proto_path=. \
+		--python_out=../client/src --pyi_out=../client/src $$(find millpond -name '*.proto' | sort)
+
+proto-check: proto $(VENV)/.installed-dev ## the committed stubs are the generated ones and load on both ends of the range
+	git diff --exit-code -- $(STUBS)
+	@for wanted in '$(PROTOBUF_OLDEST)' '$(PROTOBUF_NEWEST)'; do \
+		where=$$(mktemp -d) && $(BIN)/python $(PIP_INSTALL) --no-deps --target "$$where" "$$wanted" && \
+		PYTHONPATH="$$where" $(BIN)/python -W error -c 'import google.protobuf as p, millpond.v1.errors_pb2 as e; \
+			e.ErrorDetail.FromString(e.ErrorDetail(facts={"a": "b"}).SerializeToString()); \
+			print("stubs load on protobuf", p.__version__)'; \
+		status=$$?; rm -rf "$$where"; [ $$status -eq 0 ] || exit $$status; \
+	done
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .venv-* build dist bench.json .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find client broker tests deploy docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp for each set of packages; an installation that broke off leaves none and is done again.
+$(VENV)/.created:
+	@command -v '$(PYTHON)' >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or later \
+	(Debian, Ubuntu: apt install python3 python3-venv), or name yours: make PYTHON=…" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 \
+	or later: install one, and name it: make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no ensurepip: install it \
+	(Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	'$(PYTHON)' -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	$(BIN)/python $(PIP_INSTALL) --editable '.[broker,cli]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
+	$(BIN)/python $(PIP_INSTALL) --editable '.[broker,cli,dev]'
+	@touch $@ $(VENV)/.installed
+
+$(PROTO_VENV)/.installed: Makefile
+	'$(PYTHON)' -m venv --clear $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python $(PIP_INSTALL) '$(PROTO_TOOLS)'
+	@touch $@
