@@ -6,6 +6,7 @@ or elect the next. One sync is under way at a time, so a burst of producers cost
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ class Commits:
     def __init__(self, group_commit: GroupCommit) -> None:
         self._group_commit = group_commit
         self._turn = threading.Condition()
-        self._syncing = False
+        # The thread that runs a sync just now. One may find itself here, whom Ctrl-C kept from leaving.
+        self._syncer: int | None = None
         # Partitions with appends that somebody waits for: no more than there are.
         self._wanted: dict[Partition, None] = {}
 
@@ -41,28 +43,36 @@ class Commits:
         with self._turn:
             self._wanted.update(dict.fromkeys(ticket.partition for ticket in tickets))
         while waiting := [ticket for ticket in waiting if not _is_settled(ticket, failed)]:
-            with self._turn:
-                if self._syncing:
-                    if not self._turn.wait(deadline - time.monotonic()):
-                        timeout = DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
-                        return failed | dict.fromkeys(waiting, timeout)
-                    continue
-                self._syncing = True
-                partitions, self._wanted = list(self._wanted), {}
-            self._run(partitions)
+            try:
+                with self._turn:
+                    if self._syncer not in (None, threading.get_ident()):
+                        if not self._turn.wait(deadline - time.monotonic()):
+                            timeout = DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
+                            return failed | dict.fromkeys(waiting, timeout)
+                        continue
+                    # Its own too: a syncer that was interrupted may have taken them and done nothing.
+                    self._wanted.update(dict.fromkeys(ticket.partition for ticket in waiting))
+                    partitions, self._wanted = list(self._wanted), {}
+                    self._syncer = threading.get_ident()
+                self._run(partitions)
+            finally:
+                self._end_turn()
         return failed
 
     def sync(self, partitions: Sequence[Partition]) -> None:
         """Sync what these have appended so far, after any sync under way; a failure stays with its log.
         Raises DeliveryTimeout."""
-        with self._turn:
-            if not self._turn.wait_for(lambda: not self._syncing, SYNC_SECONDS_MAX):
-                raise DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
-            self._syncing = True
-        self._run(partitions)
+        try:
+            with self._turn:
+                if not self._turn.wait_for(lambda: self._syncer in (None, threading.get_ident()), SYNC_SECONDS_MAX):
+                    raise DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
+                self._syncer = threading.get_ident()
+            self._run(partitions)
+        finally:
+            self._end_turn()
 
     def _run(self, partitions: Sequence[Partition]) -> None:
-        """One sync; the caller has set `_syncing`."""
+        """One sync, by the syncer."""
         try:
             pending = []
             for partition in partitions:
@@ -73,9 +83,18 @@ class Commits:
             for (partition, _), result in zip(pending, results, strict=True):
                 with partition.lock:
                     result.settle()
-        finally:
+        except BaseException:  # Ctrl-C, most likely, for the sync takes longest; re-raised
+            interrupted = OSError(errno.EINTR, "interrupted during a sync")
+            for partition in partitions:
+                with partition.lock:
+                    partition.log.abandon_syncs(interrupted)
+            raise
+
+    def _end_turn(self) -> None:
+        """Let the next one sync, if this thread was the syncer."""
+        if self._syncer == threading.get_ident():
             with self._turn:
-                self._syncing = False
+                self._syncer = None
                 self._turn.notify_all()
 
 

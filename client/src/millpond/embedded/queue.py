@@ -116,6 +116,9 @@ class Queue:
         self._closing = False
         self._calls = 0
         self._arrivals = 0
+        # Held by `close`: a second one returns when the first has let everything go.
+        self._close_turn = threading.RLock()
+        self._closed = False
         self._next_keyless = 0
         self._retention_due = 0.0
         self._partitions: list[Partition] = []
@@ -382,17 +385,20 @@ class Queue:
     def _call(self) -> Iterator[None]:
         """A call is under way: `close` waits for it."""
         self._check_not_forked()
-        with self._changed:
-            if self._closing:
-                raise ClientClosed(what="queue")
-            self._calls += 1
+        counted = False
         try:
+            with self._changed:
+                if self._closing:
+                    raise ClientClosed(what="queue")
+                self._calls += 1
+                counted = True  # at once: Ctrl-C may come between any two lines, and `close` would wait
             yield
         finally:
-            with self._changed:
-                self._calls -= 1
-                if self._closing:
-                    self._changed.notify_all()
+            if counted:
+                with self._changed:
+                    self._calls -= 1
+                    if self._closing:
+                        self._changed.notify_all()
 
     def _check_not_forked(self) -> None:
         if os.getpid() != self._pid:
@@ -424,19 +430,26 @@ class Queue:
     def close(self) -> None:
         """Wait for calls under way, make everything durable, let the directory go. Again: does nothing.
 
-        Iterators of `consume` end. Raises OperationTimeout when a call does not end, StorageFull or
-        StorageFailed when the last sync fails; the directory is let go all the same then.
+        Iterators of `consume` end. Raises OperationTimeout when a call does not end: the directory stays
+        locked, and this may be called again. Raises StorageFull or StorageFailed when the last sync
+        fails; the directory is let go all the same.
         """
         self._check_not_forked()
-        with self._changed:
-            if self._closing:
+        with self._close_turn:
+            with self._changed:
+                self._closing = True
+                self._changed.notify_all()
+                if not self._changed.wait_for(lambda: not self._calls, _CLOSE_SECONDS_MAX):
+                    raise OperationTimeout(what="closing the queue", timeout=_CLOSE_SECONDS_MAX)
+            if self._closed:
                 return
-            self._closing = True
-            self._changed.notify_all()
-            if not self._changed.wait_for(lambda: not self._calls, _CLOSE_SECONDS_MAX):
-                raise OperationTimeout(what="closing the queue", timeout=_CLOSE_SECONDS_MAX)
-        if self._flusher.ident is not None:
-            self._flusher.join()
+            self._closed = True
+            with self._taken:  # which lets go of everything, whatever happens
+                if self._flusher.ident is not None:
+                    self._flusher.join()
+                self._close_logs()
+
+    def _close_logs(self) -> None:
         troubles: list[MillpondError] = []
         for partition in self._partitions:
             with partition.lock:
@@ -444,7 +457,6 @@ class Queue:
                     partition.log.close(broker_epoch=0)
                 except MillpondError as error:
                     troubles.append(error)
-        self._taken.close()
         if troubles:
             raise troubles[0]
 
