@@ -13,6 +13,7 @@ Two things take it out of service for appends, while reads of what is sound go o
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -344,6 +345,8 @@ class Log:
                 log_end=self.log_end,
             )
         batches: list[StoredBatch] = []
+        if self.failure is not None:
+            below = min(below, self.durable_end)  # past it the disk may show anything
         if offset >= min(below, self.log_end):
             return batches
         size_bytes = 0
@@ -353,6 +356,8 @@ class Log:
             if header.base_offset >= below or (batches and size_bytes > bytes_max):
                 break
             batches.append(stored)
+            if header.next_offset >= below:
+                break  # without a look at the next, which may not be synced yet
         if not batches and self.corruption is not None and offset >= self.corruption.offset:
             raise self._corrupt(self.corruption)
         return batches
@@ -376,6 +381,9 @@ class Log:
                     self._note_corruption(Corruption(sound_end, gap))
                     return
             except BadBatch as bad:
+                if sound_end >= self.durable_end:
+                    # It was never durable: a write that failed in the background, not corruption.
+                    raise self._fail(OSError(errno.EIO, f"unsynced bytes are gone, {bad}")) from None
                 self._note_corruption(Corruption(sound_end, str(bad)))
                 return
             except OSError as error:
@@ -434,15 +442,15 @@ class Log:
         assert offset >= self.log_start, "below the log start there is nothing to keep"
         self.check_writable()
         if offset < self.log_end:
-            self._cut_to(offset)
-        return self.log_end
-
-    def _cut_to(self, offset: int) -> None:
-        with self._failing_safely():
             first = next(self._batches_from(offset, CHUNK_BYTES), None)
             if self.corruption is not None:
                 raise self._corrupt(self.corruption)
-            end = self.log_end if first is None else first.batch.header.base_offset
+            self._cut_to(self.log_end if first is None else first.batch.header.base_offset)
+        return self.log_end
+
+    def _cut_to(self, end: int) -> None:
+        """Cut at `end`, where a batch begins or the log ends."""
+        with self._failing_safely():
             self.generation += 1
             # A batch that reaches across both the cut and the log start goes whole, and leaves nothing.
             kept = [segment for segment in self._segments if segment.base_offset < end]

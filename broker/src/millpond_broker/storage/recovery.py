@@ -281,45 +281,52 @@ def _verify(
         trusted = min(trusted, checkpoint.corrupt_at)
     first = max(at for at, segment in enumerate(segments) if at == 0 or segment.base_offset <= trusted)
     verified_bytes = 0
-    for at, segment in enumerate(segments[first:], start=first):
-        file_size = segment.size_bytes
-        walk = _walk(segment, file_size, trusted)
+    for at, segment in enumerate(segments[first:-1], start=first):
+        walk = _walk(segment, trusted)
         verified_bytes += segment.size_bytes
-        offset = segment.next_offset
-        is_last = at == len(segments) - 1
+        following = segments[at + 1].base_offset
         bad = walk.bad
-        if bad is None and not is_last and offset != segments[at + 1].base_offset:
-            bad = f"the segment ends before {segments[at + 1].base_offset}, where the next begins"
-        if bad is not None and (
-            not is_last
-            or offset < checkpoint.durable_end
-            or sound_frame_saw(segment.file, segment.size_bytes + 1, file_size, offset)
-        ):
-            return segments[: at + 1], Recovery(
-                clean_epoch=None, verified_bytes=verified_bytes, corruption=Corruption(offset, bad)
-            )
-        if is_last and bad is None and offset < checkpoint.durable_end:
-            gone = Corruption(offset, f"the log ends before its durable end {checkpoint.durable_end}")
-            return segments, Recovery(clean_epoch=None, verified_bytes=verified_bytes, corruption=gone)
-        if is_last:
-            cut_bytes = file_size - segment.size_bytes
-            if cut_bytes:
-                segment.discard_rest()
-            _make_durable(segment, max(walk.durable_seen, checkpoint.durable_end))
-            report = Recovery(None, verified_bytes, cut_bytes, offset if cut_bytes else None)
-    return segments, report
+        if bad is None and segment.next_offset != following:
+            bad = f"the segment ends before {following}, where the next begins"
+        if bad is not None:  # it was sealed, so it was durable once
+            found = Corruption(segment.next_offset, bad)
+            return segments[: at + 1], Recovery(None, verified_bytes, corruption=found)
+    last = segments[-1]
+    walk = _walk(last, trusted)
+    verified_bytes += last.size_bytes
+    if (corruption := _corruption_in_last(last, walk, checkpoint.durable_end)) is not None:
+        return segments, Recovery(None, verified_bytes, corruption=corruption)
+    cut_bytes = walk.file_size - last.size_bytes
+    if cut_bytes:
+        last.discard_rest()
+    _make_durable(last, max(walk.durable_seen, checkpoint.durable_end))
+    return segments, Recovery(None, verified_bytes, cut_bytes, last.next_offset if cut_bytes else None)
+
+
+def _corruption_in_last(last: Segment, walk: _Walk, durable_end: int) -> Corruption | None:
+    """What is wrong with the last segment that a crash in the middle of an append does not explain."""
+    offset = last.next_offset
+    if walk.bad is None:
+        if offset < durable_end:
+            return Corruption(offset, f"the log ends before its durable end {durable_end}")
+        return None
+    if offset < durable_end or sound_frame_saw(last.file, last.size_bytes + 1, walk.file_size, offset):
+        return Corruption(offset, walk.bad)
+    return None
 
 
 class _Walk(NamedTuple):
-    """`bad`: why the batch after the last noted one is not sound, None if the segment ends there.
+    """`bad`: why the batch after the last noted one is not sound, None if the file ends there.
     `durable_seen`: the greatest durable end that a sound frame saw."""
 
+    file_size: int
     bad: str | None
     durable_seen: int
 
 
-def _walk(segment: Segment, file_size: int, trusted: int) -> _Walk:
+def _walk(segment: Segment, trusted: int) -> _Walk:
     """Note every sound batch of `segment`, from where its indexes know `trusted`."""
+    file_size = segment.size_bytes
     segment.resume(trusted)
     resumed_at = segment.size_bytes
     walk = _note_all(segment, file_size)
@@ -336,14 +343,15 @@ def _note_all(segment: Segment, file_size: int) -> _Walk:
         for stored in segment.batches(segment.size_bytes, end=file_size):
             header = stored.batch.header
             if header.base_offset != segment.next_offset:
-                return _Walk(
-                    f"offset {header.base_offset} where {segment.next_offset} belongs", durable_seen
+                raise BadBatch(
+                    stored.position,
+                    f"offset {header.base_offset} where {segment.next_offset} belongs",
                 )
             segment.note(header)
             durable_seen = max(durable_seen, stored.frame.durable_end(header.base_offset))
     except BadBatch as bad:
-        return _Walk(str(bad), durable_seen)
-    return _Walk(None, durable_seen)
+        return _Walk(file_size, str(bad), durable_seen)
+    return _Walk(file_size, None, durable_seen)
 
 
 def _make_durable(segment: Segment, durable_end: int) -> None:

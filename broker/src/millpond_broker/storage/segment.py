@@ -230,26 +230,32 @@ class Segment:
         self.next_offset = self.base_offset + (self._offsets.last_key() or 0)
         self._max_timestamp = self._times.last_key()
 
-    def cut(self, offset: int) -> int:
-        """Drop the batches from the one that holds `offset` on; the new end, exclusive. Durable when it
-        returns (rule 41): index files first, since what they say past the cut would mislead a later start.
-        """
-        start = next(self.batches_from(offset), None)
-        if start is None:
-            self.discard_rest()
-            return self.next_offset
+    def cut(self, end: int) -> None:
+        """Drop the batches from offset `end` on, which is where a batch begins or the last one ends.
+        Durable when it returns (rule 41): index files first, since what they say past the cut would
+        mislead a later start. Reads nothing past the cut, where a failed disk may show anything."""
+        position = self._position_of(end)
         self.remove_indexes()
         self._files.sync_directory(self.path.parent)
-        self.file.truncate(start.position)
-        end = start.position
-        _, indexed_to = self._offsets.floor(start.batch.header.base_offset - self.base_offset - 1)
+        self.file.truncate(position)
+        _, indexed_to = self._offsets.floor(end - self.base_offset - 1)
         self._cut_indexes(indexed_to)
-        for stored in scan(self.file, indexed_to, end):
+        for stored in scan(self.file, indexed_to, position):
             self.note(stored.batch.header)
         if not self.size_bytes:
             self._first_timestamp = None
         self.file.sync()
-        return self.next_offset
+
+    def _position_of(self, end: int) -> int:
+        offset, position = self.entry_before(end)
+        if offset == end:
+            return position
+        for stored in self.batches(position):
+            if stored.batch.header.base_offset >= end:
+                return stored.position
+            if stored.batch.header.next_offset == end:
+                return stored.end_position
+        return self.size_bytes
 
     def discard_rest(self) -> None:
         """Cut the file behind the last noted batch. Durable when it returns, in the order `cut` keeps."""
