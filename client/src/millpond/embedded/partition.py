@@ -36,8 +36,10 @@ class Partition:
 
     @property
     def readable_end(self) -> int:
-        """Offset before which consumers may read: what will survive, under this queue's flush setting."""
-        return self.log.durable_end if self.waits_for_sync else self.log.log_end
+        """Offset before which consumers may read: what will survive, under this queue's flush setting.
+        After a failed sync nothing past the last good one can be relied on."""
+        log = self.log
+        return log.durable_end if self.waits_for_sync or log.failure is not None else log.log_end
 
     def check_takes_appends(self) -> None:
         """Raise CorruptBatch or StorageFailed, as an append would. After a failed sync the disk is given

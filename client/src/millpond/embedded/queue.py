@@ -29,6 +29,7 @@ from millpond.wire.errors import (
     NotADataDirectory,
     OffsetOutOfRange,
     OperationTimeout,
+    Outcome,
     PartialDelivery,
     RecordTooLarge,
     StorageFailed,
@@ -431,8 +432,8 @@ class Queue:
         """Wait for calls under way, make everything durable, let the directory go. Again: does nothing.
 
         Iterators of `consume` end. Raises OperationTimeout when a call does not end: the directory stays
-        locked, and this may be called again. Raises StorageFull or StorageFailed when the last sync
-        fails; the directory is let go all the same.
+        locked, and this may be called again. Raises StorageFailed when the last sync fails; the
+        directory is let go all the same.
         """
         self._check_not_forked()
         with self._close_turn:
@@ -455,6 +456,10 @@ class Queue:
             with partition.lock:
                 try:
                     partition.log.close(broker_epoch=0)
+                except StorageFull as error:
+                    # The records are synced by then; what lacks room is the word that the next start
+                    # need not verify them.
+                    _logger.warning("closed without a mark of it: %s", error)
                 except MillpondError as error:
                     troubles.append(error)
         if troubles:
@@ -516,7 +521,8 @@ def _results(
             for offset, index in enumerate(column.indexes, start=tickets[number].base_offset):
                 result[index] = (number, offset)
     if errors and len(errors) == count:
-        raise next(iter(failed.values()))
+        # Of several reasons one that leaves the outcome open: `not_written` would invite duplicates.
+        raise max(failed.values(), key=lambda error: getattr(error, "outcome", None) == Outcome.UNKNOWN)
     if errors:
         raise PartialDelivery(result=result, failed=errors)
     return [place for place in result if place is not None]
