@@ -387,7 +387,8 @@ class _SimFile:
 
     def write_at(self, position: int, buffers: Sequence[Buffer]) -> int:
         self._enter(changes=True)
-        if position < 0 or len(buffers) > BUFFERS_PER_WRITE_MAX:
+        assert position >= 0, "a position counts from the start"
+        if len(buffers) > BUFFERS_PER_WRITE_MAX:
             raise _error(errno.EINVAL, self._path)
         return self._disk._write(self._path, self._pages, position, b"".join(buffers))
 

@@ -19,9 +19,7 @@ from tests.sim.pages import Pages, survivors
 
 @dataclass(eq=False)
 class FileNode:
-    """A file, whatever its name. `home` is its place on disk, `locked` whether somebody holds its
-    lock.
-    """
+    """A file, whatever its name. `home` is its place on disk; `locked`: somebody holds its lock."""
 
     pages: Pages = field(default_factory=Pages)
     home: Place | None = None
@@ -78,7 +76,7 @@ class Tree:
         self._pending.append(NameChange(node, source, target, condemned))
 
     def settle(self, directory: DirectoryNode) -> None:
-        """Confirm the names in `directory`, and whatever happened before to the nodes that this is
+        """Confirm the names in `directory`, and what happened before to the nodes they are
         about.
         """
         about: set[int] = set()
@@ -97,9 +95,7 @@ class Tree:
         self._pending.clear()
 
     def crash(self, random: Random) -> None:
-        """Power loss: some of the pending changes happened; content of files is not this
-        module's.
-        """
+        """Lose power: some of the pending changes happened. The content of files is untouched."""
         survives = iter(survivors(random, len(self._pending)))
         self._replay(lambda _: next(survives))
         self._pending.clear()

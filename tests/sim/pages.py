@@ -44,9 +44,7 @@ class Resize:
 
 
 class Pages:
-    """Content of one file. `failed_syncs` counts the syncs of it that failed, for handles to
-    compare.
-    """
+    """Content of one file. `failed_syncs` counts those syncs of it, for handles to compare."""
 
     def __init__(self) -> None:
         self.cached = bytearray()
@@ -120,9 +118,7 @@ class Pages:
         self.cached = bytearray(self.durable)
 
     def flip_bit(self, index: int) -> None:
-        """Turn one bit over wherever it is held: on disk, in the cache and in what is still to be
-        written.
-        """
+        """Turn one bit over wherever it is held: on disk, in the cache, and in pending writes."""
         byte, mask = index >> 3, 1 << (index & 7)
         for image in (self.cached, self.durable):
             if byte < len(image):
@@ -141,9 +137,7 @@ class Pages:
 
 
 def survivors(random: Random, count: int) -> list[bool]:
-    """Which of `count` independent changes a crash leaves. The extremes are as likely as a
-    mixture.
-    """
+    """Which of `count` independent changes a crash leaves: none, all, the first few, or any."""
     match random.randrange(4):
         case 0:
             return [False] * count

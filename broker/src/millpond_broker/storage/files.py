@@ -115,6 +115,7 @@ class OsFile:
         self._descriptor = descriptor
 
     def write_at(self, position: int, buffers: Sequence[Buffer]) -> int:
+        assert position >= 0, "to Linux, -1 means the descriptor's own position"
         return os.pwritev(self._descriptor, buffers, position)
 
     def read_at(self, position: int, size: int) -> bytes:
@@ -136,6 +137,8 @@ class OsFile:
 
     def sync(self) -> None:
         # Length changes are metadata that is needed to read the data back: fdatasync flushes them too.
+        if self._descriptor < 0:  # a ValueError to os.fdatasync, and to no other call here
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
