@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from millpond.embedded.commits import Commits
-from millpond.embedded.partition import Partition
+from millpond.embedded.partition import Partition, Ticket
 from millpond.wire.batch import Batch, encode_batch
 from millpond.wire.errors import CorruptBatch, MillpondError
 
@@ -31,6 +31,9 @@ class GroupOffsets:
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._next: dict[tuple[str, int], int] = {}
+        # What the log held when it was last shortened: it is due again at twice that, not sooner, for
+        # what holds may be larger than a segment.
+        self._kept_bytes = 0
         self.damage: CorruptBatch | None = None
         self._load()
 
@@ -61,19 +64,37 @@ class GroupOffsets:
             return table
 
     def commit(self, group: str, partition: int, next_offset: int) -> None:
-        """Commit; as durable as the queue's records when it returns. Raises as an append does.
+        """Commit; as durable as the queue's records when it returns. Raises as an append does, and
+        CorruptBatch when the log is damaged."""
+        if self.damage is not None:
+            raise self.damage
+        ticket = self._append(group, partition, next_offset)
+        if self._partition.waits_for_sync:
+            self._wait(ticket)
+        log = self._partition.log
+        if len(log.segments()) > 1 and log.size_bytes > 2 * self._kept_bytes:
+            self._compact()
 
-        The lock is held over append and memory, so that both have the same order of commits; not over the
-        sync, so that commits of many threads share one.
-        """
+    def take_back(self, group: str, partition: int, next_offset: int) -> None:
+        """Correct a commit that outlived its records. Durable when it returns, whatever the queue's flush
+        setting: the offsets it covered are given out again, and a later start could not tell. In memory
+        only when the log is damaged. Raises as `commit`."""
+        if self.damage is None:
+            self._wait(self._append(group, partition, next_offset))
+        with self._lock:
+            self._next[group, partition] = next_offset
+
+    def _append(self, group: str, partition: int, next_offset: int) -> Ticket:
+        """The lock is held over append and memory, so that both have the same order of commits; not over
+        the sync, so that commits of many threads share one."""
         with self._lock:
             ticket = self._partition.append([self._batch({(group, partition): next_offset})])
             self._next[group, partition] = next_offset
-        if self._partition.waits_for_sync:
-            for error in self._commits.wait([ticket]).values():
-                raise error
-        if len(self._partition.log.segments()) > 1:
-            self._compact()
+        return ticket
+
+    def _wait(self, ticket: Ticket) -> None:
+        for error in self._commits.wait([ticket]).values():
+            raise error
 
     def _batch(self, offsets: Mapping[tuple[str, int], int]) -> Batch:
         keys = [b"%s\0%d" % (group.encode(), partition) for group, partition in offsets]
@@ -85,9 +106,10 @@ class GroupOffsets:
         try:
             with self._lock:
                 ticket = self._partition.append([self._batch(self._next)])
-            for error in self._commits.wait([ticket]).values():
-                raise error
+            self._wait(ticket)
             with self._partition.lock:
-                self._partition.log.trim(max(self._partition.log.log_start, ticket.base_offset))
+                log = self._partition.log
+                log.trim(max(log.log_start, ticket.base_offset))
+                self._kept_bytes = log.size_bytes
         except MillpondError as error:
             _logger.warning("the log of committed offsets could not be shortened: %s", error)

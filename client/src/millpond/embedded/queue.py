@@ -175,12 +175,12 @@ class Queue:
         for group, committed in self._offsets.groups().items():
             for number, offset in committed.items():
                 log = self._data[number].log
-                if offset > log.log_end and log.corruption is None and self._offsets.damage is None:
+                if offset > log.log_end and log.corruption is None:
                     _logger.warning(
                         "group %s had committed up to %d of partition %d, which ends at %d; it resumes there",
                         *(group, offset, number, log.log_end),
                     )
-                    self._offsets.commit(group, number, log.log_end)
+                    self._offsets.take_back(group, number, log.log_end)
 
     # --- producing ------------------------------------------------------------------------------------
 
@@ -343,8 +343,6 @@ class Queue:
                 raise InvalidRecord(
                     reason=f"{record.topic}-{record.partition} offset {record.offset} is not in this queue"
                 )
-            if self._offsets.damage is not None:
-                raise self._offsets.damage
             self._offsets.commit(group, record.partition, record.offset + 1)
 
     def _committed(self, group: str, number: int) -> int:
