@@ -1,7 +1,7 @@
 """The `millpond` command.
 
-This module imports the standard library only, so that the command answers in an installation without
-any extra. A command is listed here once there is something behind it.
+This module imports the standard library only, so that the command answers in an installation
+without any extra. A command is listed here once there is something behind it.
 """
 
 from __future__ import annotations
