@@ -367,16 +367,12 @@ class Queue:
     def stats(self) -> QueueStats:
         """Partitions with their sizes and shares, and how far each group is."""
         with self._call():
-            total = sum(partition.log.log_end - partition.log.log_start for partition in self._data)
-            partitions = [_partition_stats(number, entry, total) for number, entry in enumerate(self._data)]
+            partitions = [_partition_stats(number, entry) for number, entry in enumerate(self._data)]
             groups = {
-                group: GroupStats(
-                    committed,
-                    {number: max(0, partitions[number].log_end - next_offset) for number, next_offset in committed.items()},
-                )
+                group: GroupStats(committed, _lag_records(committed, partitions))
                 for group, committed in self._offsets.groups().items()
             }
-            return QueueStats(partitions, groups)
+            return QueueStats(_with_shares(partitions), groups)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -559,10 +555,10 @@ def _settings(files: Files, directory: DataDirectory, partitions: int | None, fl
     return settings
 
 
-def _partition_stats(number: int, partition: Partition, total_records: int) -> PartitionStats:
+def _partition_stats(number: int, partition: Partition) -> PartitionStats:
+    """One partition, its share left at 0: see `_with_shares`."""
     with partition.lock:
         log = partition.log
-        records = log.log_end - log.log_start
         return PartitionStats(
             partition=number,
             log_start=log.log_start,
@@ -570,9 +566,24 @@ def _partition_stats(number: int, partition: Partition, total_records: int) -> P
             log_end=log.log_end,
             size_bytes=log.size_bytes,
             segments=len(log.segments()),
-            share=records / total_records if total_records else 0.0,
+            share=0.0,
             state="corrupt" if log.corruption else "failed" if log.failure else "ok",
         )
+
+
+def _with_shares(partitions: Sequence[PartitionStats]) -> list[PartitionStats]:
+    """Shares of what these figures add up to, whatever was written since they were taken."""
+    total = sum(entry.log_end - entry.log_start for entry in partitions)
+    return [
+        replace(entry, share=(entry.log_end - entry.log_start) / total if total else 0.0) for entry in partitions
+    ]
+
+
+def _lag_records(committed: Mapping[int, int], partitions: Sequence[PartitionStats]) -> dict[int, int]:
+    return {
+        entry.partition: max(0, entry.log_end - max(entry.log_start, committed.get(entry.partition, 0)))
+        for entry in partitions
+    }
 
 
 def _tell(log: Log) -> None:

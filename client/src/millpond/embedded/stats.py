@@ -24,10 +24,12 @@ class PartitionStats:
 
 @dataclass(frozen=True)
 class GroupStats:
-    """One consumer group, by partition: the next offset it committed, and how many records follow that."""
+    """One consumer group that has committed something, by partition."""
 
     committed: dict[int, int]
+    """The next offset, where it committed one."""
     lag_records: dict[int, int]
+    """For every partition, how many records the group has still to get."""
 
 
 @dataclass(frozen=True)
