@@ -38,6 +38,7 @@ from millpond_broker.storage.recovery import (
     recover,
     save_epochs,
     save_producers,
+    segment_bases,
 )
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch
 from millpond_broker.storage.segment import RELATIVE_OFFSET_MAX, Segment
@@ -318,12 +319,8 @@ class Log:
         assert self.failure is not None, "there is something to recover from"
         # The failed descriptor is done with: a sync through it may report success for pages that are gone.
         self._retire(self._segments[-1])
-        failure, self.failure = self.failure, None
-        try:
-            self._cut_to(self.durable_end)
-        except BaseException:  # whatever stopped it, the log is not back in service; re-raised
-            self.failure = self.failure or failure
-            raise
+        self.failure = None
+        self._cut_to(self.durable_end)
 
     # --- read -----------------------------------------------------------------------------------------
 
@@ -437,7 +434,7 @@ class Log:
         before the log start.
 
         Durable when it returns (rule 41). Syncs that were begun before say nothing afterwards. Raises
-        StorageFailed, StorageFull; what was cut by then stays cut.
+        StorageFailed, StorageFull; the log is out of service then, until `reopen` finishes the cut.
         """
         assert offset >= self.log_start, "below the log start there is nothing to keep"
         self.check_writable()
@@ -449,14 +446,30 @@ class Log:
         return self.log_end
 
     def _cut_to(self, end: int) -> None:
-        """Cut at `end`, where a batch begins or the log ends."""
+        """Cut at `end`, where a batch begins or the log ends. A cut that fails half-way leaves the log out
+        of service, because what is still there of the rest would come back beside what is appended."""
+        try:
+            self._cut_or_fail(end)
+        except BaseException as error:  # whatever stopped it; re-raised
+            if self.failure is None:
+                self._fail(OSError(errno.EIO, f"the cut at {end} is unfinished: {error}"))
+            raise
+        self._check()
+
+    def _cut_or_fail(self, end: int) -> None:
         with self._failing_safely():
             self.generation += 1
             # A batch that reaches across both the cut and the log start goes whole, and leaves nothing.
             kept = [segment for segment in self._segments if segment.base_offset < end]
             if end < self.log_start:
                 end, kept = self.log_start, []
-            doomed = self._segments[len(kept) :]
+            # By name, because an earlier cut or roll may have failed and left some that we do not hold.
+            held = {segment.base_offset: segment for segment in self._segments}
+            doomed = [
+                held.get(base) or self._planned(base)
+                for base in segment_bases(self._files, self.directory)
+                if not kept or base > kept[-1].base_offset
+            ]
             self.durable_end = min(self.durable_end, end)
             self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
             self._segments = kept or [self._planned(end)]
@@ -473,7 +486,6 @@ class Log:
             self.epochs.cut_from(self.log_end)
             save_epochs(self._files, self.directory, self.epochs)
             self.producers = load_producers(self._files, self.directory, self._segments)
-        self._check()
 
     def trim(self, log_start: int) -> None:
         """Forget records below `log_start`, which is at most the durable end; whole segments are unlinked.

@@ -210,12 +210,11 @@ def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]
 
 def _segments(files: Files, directory: Path, index_interval_bytes: int) -> list[Segment]:
     """The segments on disk, taken at the length of their files; none of it is verified yet."""
-    bases = sorted(
-        (int(name.removesuffix(LOG_SUFFIX)), size)
-        for name, size in files.list(directory).items()
-        if _LOG_NAME.fullmatch(name)
-    )
-    ends = [base for base, _ in bases[1:]] + [bases[-1][0]] if bases else []
+    sizes = segment_bases(files, directory)
+    last = max(sizes, default=0)
+    # An empty file before the last was left by a roll that failed: the log went on in the one before it.
+    bases = [(base, size) for base, size in sizes.items() if size or base == last]
+    ends = [base for base, _ in bases[1:]] + [last]
     return [
         Segment(
             files,
@@ -225,8 +224,19 @@ def _segments(files: Files, directory: Path, index_interval_bytes: int) -> list[
             next_offset=end,
             index_interval_bytes=index_interval_bytes,
         )
-        for (base, size), end in zip(bases, ends, strict=True)
+        for (base, size), end in zip(bases, ends, strict=False)
     ]
+
+
+def segment_bases(files: Files, directory: Path) -> dict[int, int]:
+    """Base offsets of the segment files on disk, ascending, with the sizes of the files."""
+    return dict(
+        sorted(
+            (int(name.removesuffix(LOG_SUFFIX)), size)
+            for name, size in files.list(directory).items()
+            if _LOG_NAME.fullmatch(name)
+        )
+    )
 
 
 def _missing_start(segments: list[Segment], checkpoint: Checkpoint) -> Corruption | None:

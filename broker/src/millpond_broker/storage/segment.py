@@ -68,12 +68,15 @@ class Segment:
     def make(self) -> Segment:
         """Put an empty segment on disk, its name durable before anything can be appended (rule 41)."""
         self.remove_indexes()
+        if self._files.exists(self.path):  # left by an attempt that failed
+            self._files.unlink(self.path)
         self._file = self._files.open(self.path, create=True)
         try:
             self._files.sync_directory(self.path.parent)
         except OSError:
             self.close()
-            self._files.unlink(self.path)
+            with suppress(OSError):  # an empty segment that stays does no harm; a start knows it
+                self._files.unlink(self.path)
             raise
         self._indexed = True
         return self
