@@ -508,23 +508,30 @@ class Log:
     def retain(self, now_ms: int, below: int) -> None:
         """Trim what the topic's retention says may go, below offset `below` (the high watermark): rule 35.
 
-        The last segment is sealed first if all of it is too old. Raises as `trim`.
+        The last segment is sealed if all of it is too old: after the others went, because sealing takes
+        room, which a full disk may get from them only. Raises as `trim`.
         """
         options = self.options
         if options.retention_ms is None and options.retention_bytes is None:
             return
         self.check_writable()
+        self._trim_sealed(now_ms, below)
+        last = self._segments[-1]
         with self._failing_safely():
-            last = self._segments[-1]
             latest = self._max_timestamp(last)
             if (
-                options.retention_ms is not None
-                and latest is not None
-                and now_ms - latest > options.retention_ms
-                and last.next_offset <= below
+                options.retention_ms is None
+                or latest is None
+                or now_ms - latest <= options.retention_ms
+                or last.next_offset > below
             ):
-                self._mark_in_use()
-                self._roll()
+                return
+            self._mark_in_use()
+            self._roll()
+        self._trim_sealed(now_ms, below)
+
+    def _trim_sealed(self, now_ms: int, below: int) -> None:
+        with self._failing_safely():
             sealed = (
                 Retained(segment.next_offset, segment.size_bytes, self._max_timestamp(segment))
                 for segment in self._segments[:-1]
@@ -534,8 +541,8 @@ class Log:
                 self.log_start,
                 size_bytes=self.size_bytes,
                 now_ms=now_ms,
-                retention_ms=options.retention_ms,
-                retention_bytes=options.retention_bytes,
+                retention_ms=self.options.retention_ms,
+                retention_bytes=self.options.retention_bytes,
                 below=below,
             )
         self.trim(start)
