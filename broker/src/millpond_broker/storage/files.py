@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import re
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,6 +146,45 @@ class OsFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+class FailsForGood:
+    """A file on which, once a sync failed, every later one fails too (rule 40).
+
+    The system tells a descriptor of lost pages once, and a second sync succeeds. An owner that syncs while
+    another thread's sync of the same file is failing must not be the second: syncs take turns, and the
+    failure is on record before the next one begins.
+    """
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._turn = threading.Lock()
+        self._failure: OSError | None = None
+
+    def write_at(self, position: int, buffers: Sequence[Buffer]) -> int:
+        return self._file.write_at(position, buffers)
+
+    def read_at(self, position: int, size: int) -> bytes:
+        return self._file.read_at(position, size)
+
+    def size(self) -> int:
+        return self._file.size()
+
+    def truncate(self, size: int) -> None:
+        self._file.truncate(size)
+
+    def sync(self) -> None:
+        with self._turn:
+            if self._failure is not None:
+                raise OSError(*self._failure.args)
+            try:
+                self._file.sync()
+            except OSError as error:
+                self._failure = error
+                raise
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class OsFileSystem:

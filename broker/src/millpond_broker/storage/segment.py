@@ -13,7 +13,7 @@ from typing import Final
 
 from millpond.wire.frame import FRAME_BYTES
 from millpond.wire.header import BatchHeader
-from millpond_broker.storage.files import File, Files
+from millpond_broker.storage.files import FailsForGood, File, Files
 from millpond_broker.storage.index import OFFSET_KEY, TIME_KEY, SparseIndex
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch, scan
 
@@ -70,7 +70,7 @@ class Segment:
         self.remove_indexes()
         if self._files.exists(self.path):  # left by an attempt that failed
             self._files.unlink(self.path)
-        self._file = self._files.open(self.path, create=True)
+        self._file = FailsForGood(self._files.open(self.path, create=True))
         try:
             self._files.sync_directory(self.path.parent)
         except OSError:
@@ -91,7 +91,7 @@ class Segment:
     def file(self) -> File:
         """The open file."""
         if self._file is None:
-            self._file = self._files.open(self.path)
+            self._file = FailsForGood(self._files.open(self.path))
         return self._file
 
     def first_timestamp(self) -> int | None:
