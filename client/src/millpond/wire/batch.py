@@ -32,7 +32,7 @@ from millpond.wire.record import NO_HEADERS, Headers, Record
 
 _BODY_SIZE: Final = struct.Struct("<I")
 BODY_BYTES_MAX: Final = 64 << 20
-"""Largest uncompressed body a decoder makes room for: what one batch may cost a consumer in memory."""
+"""Largest uncompressed body a decoder makes room for: a bound on what one batch costs a consumer."""
 
 
 class Batch(NamedTuple):
@@ -95,6 +95,7 @@ def encode_batch(
     if isinstance(timestamps, int):
         base, latest, deltas = timestamps, timestamps, None
     else:
+        assert len(timestamps) == count, "a timestamp for each value"
         base, latest = timestamps[0], max(timestamps)
         deltas = None if latest == base == min(timestamps) else [timestamp - base for timestamp in timestamps]
     flags, body = encode_columns(Columns(values, keys, headers, deltas))
@@ -153,8 +154,9 @@ def declared_body_bytes(batch: Batch) -> int:
 def decode_batch(batch: Batch) -> DecodedBatch:
     """The records of a batch that `parse_batch` or a sound frame vouched for.
 
-    Allocates no more than the declared size of the body, and that only up to BODY_BYTES_MAX. Raises
-    CorruptBatch for a body that is not exactly what the header says.
+    The declared size of the body, which is at most BODY_BYTES_MAX, bounds what is allocated: twice
+    that to unpack it, and the records' own objects. Raises CorruptBatch for a body that is not
+    exactly what the header says.
     """
     header = batch.header
     size = declared_body_bytes(batch)

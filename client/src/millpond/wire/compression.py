@@ -47,7 +47,7 @@ def compress(codec: Codec, data: bytes) -> bytes:
 
 
 def decompress(codec: Codec, block: bytes | memoryview, size_bytes: int) -> bytes:
-    """The `size_bytes` bytes that `block` holds, never allocating more than that for the result.
+    """The `size_bytes` bytes that `block` holds, never allocating more than twice that on the way.
 
     Raises CorruptBatch when the block is damaged or holds any other number of bytes, and
     UnsupportedFormat for a codec that is not installed. The caller has bounded `size_bytes`.
@@ -119,6 +119,9 @@ def _zstd_decompress(block: bytes | memoryview, size_bytes: int) -> bytes:
         # The encoder always writes the size, so a frame without one (-1) is not ours.
         if zstandard.frame_content_size(block) != size_bytes:
             raise CorruptBatch(reason="zstd: the frame's size is not the body's")
+        # The library looks neither behind an empty frame nor at what a skippable one skips.
+        if not size_bytes and bytes(block) != _zstd_compress(b""):
+            raise CorruptBatch(reason="zstd: the block does not end where the body does")
         decompressor = zstandard.ZstdDecompressor()
         return bytes(decompressor.decompress(block, size_bytes, allow_extra_data=False))
     except zstandard.ZstdError as error:

@@ -21,7 +21,8 @@ class Headers(Mapping[str, bytes]):
     """Immutable record headers: a mapping in which the last of a repeated name wins.
 
     Made from a mapping or from (name, value) pairs; `multi_items()` keeps every pair in order. Names are
-    str, values bytes; anything else raises TypeError.
+    str, values bytes; anything else raises TypeError. A name that UTF-8 cannot hold raises
+    UnicodeEncodeError: here, because in a batch it would fail its neighbours too.
     """
 
     __slots__ = ("_items",)
@@ -38,6 +39,8 @@ class Headers(Mapping[str, bytes]):
             if type(name) is not str or type(value) is not bytes:
                 kinds = f"{type(name).__name__} to {type(value).__name__}"
                 raise TypeError(f"headers map str to bytes, not {kinds}")
+            if not name.isascii():
+                name.encode()
 
     @classmethod
     def from_items(cls, items: tuple[tuple[str, bytes], ...]) -> Headers:
