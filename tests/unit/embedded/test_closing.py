@@ -42,9 +42,13 @@ def test_after_close_every_method_raises_client_closed(directory: Path, flush: s
 
 
 def test_an_error_in_the_with_block_closes_the_queue_and_is_passed_on(directory: Path) -> None:
-    with pytest.raises(LookupError), embedded.open(directory) as queue:
-        queue.produce(b"k", b"v")
-        raise LookupError
+    def fail_at_work() -> None:
+        with embedded.open(directory) as queue:
+            queue.produce(b"k", b"v")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail_at_work()
     with embedded.open(directory) as queue:
         assert queue.stats().records == 1
 
@@ -133,7 +137,9 @@ def test_a_close_whose_last_sync_fails_says_so_and_lets_the_directory_go(
     embedded.open(directory, partitions=2, flush="interval").close()
 
 
-def test_a_close_on_a_full_disk_succeeds_because_everything_acknowledged_is_there(directory: Path) -> None:
+def test_a_close_on_a_full_disk_succeeds_because_everything_acknowledged_is_there(
+    directory: Path,
+) -> None:
     """Only the mark that spares the next start its verification finds no room."""
     files = WatchedFiles()
     places = []
@@ -150,7 +156,9 @@ def test_a_close_on_a_full_disk_succeeds_because_everything_acknowledged_is_ther
     assert found == set(places)
 
 
-def test_close_makes_what_flush_interval_left_open_durable_and_ends_its_thread(directory: Path) -> None:
+def test_close_makes_what_flush_interval_left_open_durable_and_ends_its_thread(
+    directory: Path,
+) -> None:
     before = threading.active_count()
     with embedded.open(directory, flush="interval", config={"flush_interval_ms": 3_600_000}) as queue:
         assert threading.active_count() == before + 1
@@ -168,7 +176,9 @@ def test_flush_commit_needs_no_thread(directory: Path) -> None:
         assert threading.active_count() == before
 
 
-def test_threads_that_race_with_close_see_success_or_client_closed_and_nothing_is_lost(directory: Path) -> None:
+def test_threads_that_race_with_close_see_success_or_client_closed_and_nothing_is_lost(
+    directory: Path,
+) -> None:
     queue = embedded.open(directory)
     placed: list[tuple[int, int]] = []
     enough = threading.Event()

@@ -17,9 +17,9 @@ from millpond.wire.partitioner import partition_for
 from tests.unit.embedded.watched import WAIT_SECONDS_MAX
 
 
-def values(queue: embedded.Queue, group: str, **options: list[int]) -> list[bytes | None]:
+def values(queue: embedded.Queue, group: str, partitions: list[int] | None = None) -> list[bytes | None]:
     """What the group gets now, without waiting."""
-    return [record.value for record in queue.consume(group, timeout=0, **options)]  # type: ignore[arg-type]
+    return [record.value for record in queue.consume(group, partitions=partitions, timeout=0)]
 
 
 def test_asking_for_the_next_record_commits_nothing(directory: Path) -> None:
@@ -46,7 +46,9 @@ def test_a_reopened_queue_resumes_at_the_commit_partition_by_partition(directory
         assert len(values(queue, "another")) == 100
 
 
-def test_a_commit_covers_everything_before_it_and_an_earlier_one_takes_the_group_back(directory: Path) -> None:
+def test_a_commit_covers_everything_before_it_and_an_earlier_one_takes_the_group_back(
+    directory: Path,
+) -> None:
     with embedded.open(directory, partitions=1) as queue:
         for n in range(5):
             queue.produce(b"k", b"%d" % n)
@@ -84,15 +86,21 @@ def test_a_running_iterator_keeps_its_own_position_whatever_is_committed(directo
         assert [record.value for record in iterator] == [b"1", b"2", b"3"]
 
 
-def test_two_iterators_of_one_group_each_get_everything_unless_they_divide_the_partitions(directory: Path) -> None:
+def test_two_iterators_of_one_group_each_get_everything_unless_they_divide_the_partitions(
+    directory: Path,
+) -> None:
     with embedded.open(directory, partitions=4) as queue:
         queue.produce_many([(b"%d" % n, b"%d" % n) for n in range(40)])
         one, two = queue.consume("group", timeout=0), queue.consume("group", timeout=0)
         pairs = list(zip(one, two, strict=True))
         assert len(pairs) == 40
         assert all(left == right for left, right in pairs)
-        low, high = values(queue, "group", partitions=[0, 1]), values(queue, "group", partitions=[2, 3])
-        assert low and high
+        low, high = (
+            values(queue, "group", partitions=[0, 1]),
+            values(queue, "group", partitions=[2, 3]),
+        )
+        assert low
+        assert high
         assert sorted(map(str, low + high)) == sorted(str(b"%d" % n) for n in range(40))
 
 
@@ -122,7 +130,9 @@ def test_a_waiting_consumer_is_woken_by_a_record(directory: Path) -> None:
         assert time.monotonic() - started < WAIT_SECONDS_MAX / 2
 
 
-def test_a_consumer_of_other_partitions_is_not_given_a_record_and_still_times_out(directory: Path) -> None:
+def test_a_consumer_of_other_partitions_is_not_given_a_record_and_still_times_out(
+    directory: Path,
+) -> None:
     with embedded.open(directory, partitions=2) as queue, ThreadPoolExecutor() as pool:
         partition, _ = queue.produce(b"k", b"v")
         idle = pool.submit(list, queue.consume("group", partitions=[1 - partition], timeout=0.2))
@@ -187,7 +197,9 @@ def test_a_large_backlog_in_one_partition_does_not_starve_the_others(directory: 
         quiet = next(b"%d" % n for n in range(99) if partition_for(b"%d" % n, 2) != partition_for(busy, 2))
         queue.produce_many([(busy, bytes(1000)) for _ in range(10_000)])
         queue.produce(quiet, b"small")
-        ahead = list(itertools.takewhile(lambda record: record.key != quiet, queue.consume("group", timeout=0)))
+        ahead = list(
+            itertools.takewhile(lambda record: record.key != quiet, queue.consume("group", timeout=0))
+        )
     assert len(ahead) < 5_000
 
 

@@ -39,7 +39,7 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
 
 def made(directory: Path, **options: Any) -> None:
     """A closed queue with one record in it."""
-    with embedded.open(directory, **options) as queue:
+    with embedded.open(directory, files=WatchedFiles(syncs_really=False), **options) as queue:
         queue.produce(b"k", b"v")
 
 
@@ -62,7 +62,9 @@ def test_an_empty_directory_becomes_a_queue_and_a_relative_path_is_that_of_the_m
     made(directory)
 
 
-def test_a_second_open_in_the_same_process_is_refused_until_the_first_is_closed(directory: Path) -> None:
+def test_a_second_open_in_the_same_process_is_refused_until_the_first_is_closed(
+    directory: Path,
+) -> None:
     with embedded.open(directory) as queue:
         before = contents(directory)
         with pytest.raises(DirectoryInUse) as caught:
@@ -134,7 +136,9 @@ def test_a_settings_document_that_is_damaged_beyond_that_is_refused(directory: P
     assert (directory / document).read_bytes() == b"garbage"
 
 
-def test_partitions_without_their_settings_are_refused_and_not_replaced_by_an_empty_queue(directory: Path) -> None:
+def test_partitions_without_their_settings_are_refused_and_not_replaced_by_an_empty_queue(
+    directory: Path,
+) -> None:
     made(directory)
     settings = (directory / "queue").read_bytes()
     (directory / "queue").unlink()
@@ -188,7 +192,9 @@ def test_flush_must_be_the_same_again(directory: Path) -> None:
         ({"config": {"compression": "zstd"}}, "compression"),
     ],
 )
-def test_a_wrong_setting_is_named_and_nothing_is_made(directory: Path, options: dict[str, Any], key: str) -> None:
+def test_a_wrong_setting_is_named_and_nothing_is_made(
+    directory: Path, options: dict[str, Any], key: str
+) -> None:
     with pytest.raises(InvalidConfig, match=key) as caught:
         embedded.open(directory, **options)
     assert caught.value.key == key
@@ -206,8 +212,8 @@ def test_settings_may_come_as_text(directory: Path) -> None:
 
 
 def crashed(directory: Path) -> None:
-    """A queue with a second record that no clean close vouches for, so that recovery has work to do."""
-    queue = embedded.open(directory)
+    """A queue with one more record that no clean close vouches for: recovery has work to do."""
+    queue = embedded.open(directory, files=WatchedFiles(syncs_really=False))
     queue.produce(b"k", b"w")
     queue._closing = True
     queue._taken.close()
@@ -217,11 +223,11 @@ def crashed(directory: Path) -> None:
 def test_an_open_that_fails_at_any_operation_lets_everything_go_and_can_be_repeated(
     directory: Path, number: int
 ) -> None:
-    """No lock, no descriptor (the fixture looks), and no half-made queue that could not be opened again."""
+    """No lock and no descriptor stays (the fixture looks), nothing hinders the next open."""
     made(directory)
     for n in itertools.count(1):
         crashed(directory)
-        files = WatchedFiles()
+        files = WatchedFiles(syncs_really=False)
         files.hook = failure = FailAt(n, number)
         with suppress(StorageFailed, StorageFull):
             embedded.open(directory, files=files).close()
@@ -235,7 +241,7 @@ def test_an_open_that_fails_at_any_operation_lets_everything_go_and_can_be_repea
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_the_first_open_may_fail_at_any_operation_and_be_repeated(tmp_path: Path, number: int) -> None:
     for n in itertools.count(1):
-        files = WatchedFiles()
+        files = WatchedFiles(syncs_really=False)
         files.hook = failure = FailAt(n, number)
         directory = tmp_path / f"queue-{n}"
         with suppress(StorageFailed, StorageFull):
@@ -258,7 +264,9 @@ def test_a_queue_cannot_be_made_where_nobody_may_write(directory: Path) -> None:
         embedded.open(directory, files=files)
 
 
-def test_a_queue_that_holds_a_batch_from_the_future_is_not_opened_and_keeps_nothing_open(directory: Path) -> None:
+def test_a_queue_that_holds_a_batch_from_the_future_is_not_opened_and_keeps_nothing_open(
+    directory: Path,
+) -> None:
     made(directory, partitions=2)
     crashed_log(directory)
     before = {name: data for name, (data, _) in contents(directory).items() if name.endswith(".log")}
@@ -269,7 +277,7 @@ def test_a_queue_that_holds_a_batch_from_the_future_is_not_opened_and_keeps_noth
 
 
 def crashed_log(directory: Path) -> None:
-    """The last partition's log gets a sound batch with an attribute that this version does not know."""
+    """The last partition gets a sound batch with an attribute that this version does not know."""
     path = max((directory / "partitions").glob("queue-1-*"))
     log = Log.open(OsFiles(), path, TopicPartition("queue", 1), LogOptions())
     plain = encode_batch([b"v"], 0)

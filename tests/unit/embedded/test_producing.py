@@ -17,12 +17,20 @@ from tests.unit.embedded.watched import WAIT_SECONDS_MAX, WatchedFiles
 Pair = tuple[bytes | None, bytes | None]
 
 
-def test_produce_returns_partition_and_offset_and_a_consumer_finds_the_record_there(directory: Path) -> None:
+def test_produce_returns_partition_and_offset_and_a_consumer_finds_the_record_there(
+    directory: Path,
+) -> None:
     with embedded.open(directory) as queue:
         partition, offset = queue.produce(b"key", b"value")
         (record,) = queue.consume("group", timeout=0)
-    assert (record.partition, record.offset, record.key, record.value) == (partition, offset, b"key", b"value")
-    assert (record.topic, record.headers) == ("queue", {})
+    assert (record.partition, record.offset, record.key, record.value) == (
+        partition,
+        offset,
+        b"key",
+        b"value",
+    )
+    assert record.topic == "queue"
+    assert dict(record.headers) == {}
     assert record.datetime.year >= 2024
 
 
@@ -35,11 +43,18 @@ def test_a_key_always_goes_to_the_partition_that_murmur3_says(directory: Path) -
             assert queue.produce_many([(key, b"v")])[0][0] == expected
 
 
-def test_the_mapping_of_keys_is_pinned_by_values_that_any_client_must_agree_on(directory: Path) -> None:
+def test_the_mapping_of_keys_is_pinned_by_values_that_any_client_must_agree_on(
+    directory: Path,
+) -> None:
     with embedded.open(directory, partitions=4) as queue:
         placed = [queue.produce(key, b"")[0] for key in (b"", b"a", b"hello", b"customer-7")]
     # murmur3 x86 32, seed 0: 0, 0x3c2569b2, 0x248bfa47, 0x84e0a83a
-    assert placed == [0 % 4, 0x3C2569B2 % 4, 0x248BFA47 % 4, mmh3.hash(b"customer-7", signed=False) % 4]
+    assert placed == [
+        0 % 4,
+        0x3C2569B2 % 4,
+        0x248BFA47 % 4,
+        mmh3.hash(b"customer-7", signed=False) % 4,
+    ]
 
 
 def test_records_without_a_key_go_to_each_partition_in_turn(directory: Path) -> None:
@@ -59,7 +74,8 @@ def test_records_without_a_key_of_one_call_stay_together_in_order(directory: Pat
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [(b"k", None), (None, None), (b"", b""), (b"k", b""), (None, b""), (b"", None)]
+    ("key", "value"),
+    [(b"k", None), (None, None), (b"", b""), (b"k", b""), (None, b""), (b"", None)],
 )
 def test_none_and_empty_are_told_apart_in_keys_and_values(
     directory: Path, key: bytes | None, value: bytes | None
@@ -74,7 +90,9 @@ def test_none_and_empty_are_told_apart_in_keys_and_values(
     assert found.count((b"other", b"other")) == 1
 
 
-def test_produce_many_answers_in_the_order_of_the_call_and_keeps_it_in_each_partition(directory: Path) -> None:
+def test_produce_many_answers_in_the_order_of_the_call_and_keeps_it_in_each_partition(
+    directory: Path,
+) -> None:
     pairs: list[Pair] = [(b"%d" % (n * 7919 % 13), b"%d" % n) for n in range(500)]
     with embedded.open(directory) as queue:
         queue.produce(b"3", b"before")
@@ -107,7 +125,9 @@ def test_produce_many_larger_than_a_batch_is_stored_whole(directory: Path) -> No
     assert values == [value for _, value in pairs + large]
 
 
-def test_produce_many_is_one_group_commit_however_many_partitions_it_touches(directory: Path) -> None:
+def test_produce_many_is_one_group_commit_however_many_partitions_it_touches(
+    directory: Path,
+) -> None:
     files = WatchedFiles()
     with embedded.open(directory, partitions=8, files=files) as queue:
         before = files.syncs

@@ -22,7 +22,7 @@ def key_of(partition: int, partitions: int) -> bytes:
     return next(b"%d" % n for n in range(10_000) if partition_for(b"%d" % n, partitions) == partition)
 
 
-# --- stats ----------------------------------------------------------------------------------------------
+# --- stats ----------------------------------------------------------------------------------------
 
 
 def test_an_empty_queue_is_even(directory: Path) -> None:
@@ -43,7 +43,13 @@ def test_skew_and_shares_show_a_hot_partition(directory: Path) -> None:
     assert stats.skew == pytest.approx(2.8)
     assert stats.records == 100
     hot = stats.partitions[0]
-    assert (hot.log_start, hot.readable_end, hot.log_end, hot.segments, hot.state) == (0, 70, 70, 1, "ok")
+    assert (hot.log_start, hot.readable_end, hot.log_end, hot.segments, hot.state) == (
+        0,
+        70,
+        70,
+        1,
+        "ok",
+    )
     assert hot.size_bytes > stats.partitions[1].size_bytes > 0
 
 
@@ -51,7 +57,9 @@ def test_lag_counts_what_a_group_has_not_committed_in_every_partition(directory:
     with embedded.open(directory, partitions=3) as queue:
         for partition in range(3):
             queue.produce_many([(key_of(partition, 3), b"v")] * 10)
-        seen = {record.partition: record for record in queue.consume("group", timeout=0) if record.offset == 3}
+        seen = {
+            record.partition: record for record in queue.consume("group", timeout=0) if record.offset == 3
+        }
         queue.commit("group", seen[0])
         queue.commit("group", seen[2]._replace(offset=9))
         group = queue.stats().groups["group"]
@@ -80,7 +88,7 @@ def test_stats_taken_while_writers_go_on_add_up(directory: Path) -> None:
             writer.result(WAIT_SECONDS_MAX)
 
 
-# --- retention ------------------------------------------------------------------------------------------
+# --- retention ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -89,6 +97,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     now = [1_800_000_000_000]
     monkeypatch.setattr(queue_module, "_now_ms", lambda: now[0])
     monkeypatch.setattr(queue_module, "_RETENTION_SECONDS", 0.0)
+    monkeypatch.setattr(queue_module, "OsFiles", lambda: WatchedFiles(syncs_really=False))
     return iter([now])
 
 
@@ -152,7 +161,9 @@ def test_retention_holds_for_one_opening_only(directory: Path, clock: Iterator[l
 def test_a_group_whose_next_records_were_dropped_skips_them_with_a_warning(
     directory: Path, clock: Iterator[list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with embedded.open(directory, partitions=1, config={"segment_bytes": 4096, "retention_bytes": 4096}) as queue:
+    with embedded.open(
+        directory, partitions=1, config={"segment_bytes": 4096, "retention_bytes": 4096}
+    ) as queue:
         queue.produce(b"k", b"first")
         (first,) = queue.consume("group", timeout=0)
         queue.commit("group", first)

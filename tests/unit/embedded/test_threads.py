@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -27,7 +28,7 @@ def key_of(partition: int, partitions: int) -> bytes:
 @pytest.mark.parametrize("flush", ["commit", "interval"])
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_threads_get_distinct_contiguous_offsets_and_keep_their_own_order(
-    directory: Path, flush: str, partitions: int
+    directory: Path, flush: Literal["commit", "interval"], partitions: int
 ) -> None:
     """Half of them call produce, half produce_many; keys are shared between threads."""
 
@@ -44,9 +45,11 @@ def test_threads_get_distinct_contiguous_offsets_and_keep_their_own_order(
         return written
 
     start = threading.Barrier(THREADS)
-    with embedded.open(directory, partitions=partitions, flush=flush) as queue:  # type: ignore[arg-type]
-        with ThreadPoolExecutor(THREADS) as pool:
-            by_thread = list(pool.map(write, range(THREADS)))
+    with (
+        embedded.open(directory, partitions=partitions, flush=flush) as queue,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        by_thread = list(pool.map(write, range(THREADS)))
     everything = [entry for written in by_thread for entry in written]
     offsets: dict[int, set[int]] = defaultdict(set)
     for _, _, (partition, offset) in everything:
@@ -59,7 +62,7 @@ def test_threads_get_distinct_contiguous_offsets_and_keep_their_own_order(
         for key, _, (_, offset) in written:
             assert offset > last.get(key, -1)
             last[key] = offset
-    with embedded.open(directory, partitions=None, flush=flush) as queue:  # type: ignore[arg-type]
+    with embedded.open(directory, partitions=None, flush=flush) as queue:
         stored = {
             (record.partition, record.offset): (record.key, record.value)
             for record in queue.consume("group", timeout=0)
@@ -116,7 +119,9 @@ def test_producers_that_arrive_during_a_sync_share_the_next_one(directory: Path,
         assert files.syncs - before == 2
 
 
-def test_commits_of_many_groups_share_syncs_with_each_other_and_with_producers(directory: Path) -> None:
+def test_commits_of_many_groups_share_syncs_with_each_other_and_with_producers(
+    directory: Path,
+) -> None:
     files = WatchedFiles()
     with embedded.open(directory, partitions=1, files=files) as queue:
         queue.produce(b"k", b"v")
@@ -129,7 +134,8 @@ def test_commits_of_many_groups_share_syncs_with_each_other_and_with_producers(d
             rest = [pool.submit(queue.commit, f"group-{n}", record) for n in range(14)]
             until(lambda: len(queue.stats().groups) == 15)
             gate.open()
-            for future in (first, *rest):
+            first.result(WAIT_SECONDS_MAX)
+            for future in rest:
                 future.result(WAIT_SECONDS_MAX)
         assert files.syncs - before == 2
     with embedded.open(directory, partitions=1) as queue:
@@ -144,7 +150,9 @@ def test_a_burst_of_threads_costs_far_fewer_syncs_than_records(directory: Path) 
         assert files.syncs - before < 400
 
 
-def test_one_partition_that_is_stuck_does_not_keep_the_others_from_appending(directory: Path) -> None:
+def test_one_partition_that_is_stuck_does_not_keep_the_others_from_appending(
+    directory: Path,
+) -> None:
     """Nobody holds a lock that all partitions need while it works on one of them."""
     files = WatchedFiles()
     with embedded.open(directory, partitions=2, files=files, flush="interval") as queue:
@@ -199,11 +207,16 @@ def test_a_disk_that_hangs_ends_in_delivery_timeout_with_the_outcome_unknown(
             gate.open()
             assert syncing.result(WAIT_SECONDS_MAX) == (0, 1)
         assert queue.produce(b"k", b"3") == (0, 3)
-        assert [record.value for record in queue.consume("group", timeout=0)] == [b"v", b"1", b"2", b"3"]
+        assert [record.value for record in queue.consume("group", timeout=0)] == [
+            b"v",
+            b"1",
+            b"2",
+            b"3",
+        ]
 
 
 def test_an_interrupt_during_a_sync_leaves_a_queue_that_works_and_closes(directory: Path) -> None:
-    """Ctrl-C arrives in the main thread, and a produce spends nearly all of its time in the sync."""
+    """Ctrl-C comes to the main thread, and a produce spends nearly all of its time in the sync."""
     files = WatchedFiles()
     with embedded.open(directory, partitions=2, files=files) as queue:
         queue.produce_many([(key_of(0, 2), b"v"), (key_of(1, 2), b"v")])
@@ -227,7 +240,9 @@ def interrupt_sync(operation: str, path: Path) -> None:
         raise KeyboardInterrupt
 
 
-def test_those_who_waited_for_an_interrupted_sync_are_told_and_nobody_hangs(directory: Path) -> None:
+def test_those_who_waited_for_an_interrupted_sync_are_told_and_nobody_hangs(
+    directory: Path,
+) -> None:
     files = WatchedFiles()
     with embedded.open(directory, partitions=1, files=files) as queue:
         queue.produce(b"k", b"v")

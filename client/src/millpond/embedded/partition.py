@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from millpond.wire.batch import Batch, decode_batch
-from millpond.wire.errors import Outcome, StorageFailed
+from millpond.wire.errors import CorruptBatch, Outcome, StorageFailed
 from millpond.wire.record import Record
 from millpond_broker.storage.log import Log
 
@@ -72,7 +72,14 @@ class Partition:
         topic, number = self.log.partition
         records: list[RawRecord] = []
         for item in stored:
-            records += decode_batch(item.batch).records(topic, number)
+            try:
+                records += decode_batch(item.batch).records(topic, number)
+            except CorruptBatch as error:
+                if records:
+                    break  # these first: the next read begins at the bad one
+                base_offset = item.batch.header.base_offset
+                reason = f"{topic}-{number}: {error.reason}"
+                raise CorruptBatch(reason=reason, offset=base_offset) from error
         if records and records[0].offset < offset:
             records = [record for record in records if record.offset >= offset]
         return records

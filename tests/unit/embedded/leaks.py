@@ -1,0 +1,37 @@
+"""What a test could leave behind: threads, descriptors, child processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[entry.name] = str(entry.readlink())
+        except FileNotFoundError:  # the descriptor of this very listing
+            continue
+    return found
+
+
+def _children() -> set[str]:
+    return {
+        child
+        for task in Path("/proc/self/task").iterdir()
+        for child in (task / "children").read_text().split()
+    }
+
+
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Fail if the block leaves more of them than it found."""
+    threads, descriptors, children = set(threading.enumerate()), _descriptors(), _children()
+    yield
+    assert set(threading.enumerate()) <= threads
+    left = {number: path for number, path in _descriptors().items() if number not in descriptors}
+    assert not left, f"descriptors left open: {left}"
+    assert _children() <= children
