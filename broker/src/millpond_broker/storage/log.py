@@ -473,6 +473,8 @@ class Log:
             self.durable_end = min(self.durable_end, end)
             self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
             self._segments = kept or [self._planned(end)]
+            for segment in doomed:
+                self._retire(segment)
             for segment in reversed(doomed):
                 self._drop(segment)
                 # One by one from the end: a hole must never look like compaction.
@@ -494,16 +496,19 @@ class Log:
         Raises StorageFailed, StorageFull.
         """
         assert log_start <= self.durable_end, "what is not durable yet cannot be trimmed"
-        if log_start <= self.log_start:
+        log_start = max(log_start, self.log_start)
+        is_dead = len(self._segments) > 1 and self._segments[0].next_offset <= log_start
+        if log_start == self.log_start and not is_dead:
             return
         self.check_writable()
         with self._failing_safely():
-            self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
+            if log_start > self.log_start:
+                self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
             while len(self._segments) > 1 and self._segments[0].next_offset <= log_start:
                 self._drop(self._segments.pop(0))
             self._files.sync_directory(self.directory)
-            self.epochs.cut_before(log_start)
-            save_epochs(self._files, self.directory, self.epochs)
+            if self.epochs.cut_before(log_start):
+                save_epochs(self._files, self.directory, self.epochs)
 
     def retain(self, now_ms: int, below: int) -> None:
         """Trim what the topic's retention says may go, below offset `below` (the high watermark): rule 35.

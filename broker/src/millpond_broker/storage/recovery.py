@@ -179,7 +179,10 @@ def _judge(
     elif report.clean_epoch is None:
         checkpoint = Checkpoint(log_start=checkpoint.log_start, durable_end=log_end)
         checkpoint.write(files, directory)
-    epochs = _load_epochs(files, directory, segments)
+    epochs, on_record = _load_epochs(files, directory, segments)
+    if report.corruption is None and epochs.entries() != on_record:
+        # Or what was cut would count again, once the log has grown past where it began.
+        save_epochs(files, directory, epochs)
     producers = load_producers(files, directory, segments)
     return Recovered(segments, checkpoint, log_end, epochs, producers, report)
 
@@ -378,22 +381,26 @@ def _make_durable(segment: Segment, durable_end: int) -> None:
 # --- what is kept beside the segments --------------------------------------------------------------------
 
 
-def _load_epochs(files: Files, directory: Path, segments: list[Segment]) -> LeaderEpochs:
-    """The epochs on record, up to the log end; from the batches where the record is missing or damaged."""
+def _load_epochs(
+    files: Files, directory: Path, segments: list[Segment]
+) -> tuple[LeaderEpochs, list[tuple[int, int]]]:
+    """The epochs on record, up to the log end, and the record; the epochs come from the batches where it
+    is missing or damaged."""
     log_end = segments[-1].next_offset
     try:
         content = read_document(files, directory / LEADER_EPOCHS, LEADER_EPOCHS)
     except DocumentDamaged:
         content = None
     if content is not None:
-        epochs = LeaderEpochs((epoch, start) for epoch, start in content["epochs"])
+        on_record = [(epoch, start) for epoch, start in content["epochs"]]
+        epochs = LeaderEpochs(on_record)
         epochs.cut_from(log_end)
-        return epochs
+        return epochs, on_record
     epochs = LeaderEpochs()
     for header in _headers_from(segments, segments[0].base_offset):
         if epochs.latest is None or header.leader_epoch > epochs.latest:
             epochs.begin(header.leader_epoch, header.base_offset)
-    return epochs
+    return epochs, []
 
 
 def save_epochs(files: Files, directory: Path, epochs: LeaderEpochs) -> None:
