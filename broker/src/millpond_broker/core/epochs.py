@@ -49,8 +49,11 @@ class LeaderEpochs:
         while self._starts and self._starts[-1] >= log_end:
             del self._epochs[-1], self._starts[-1]
 
-    def cut_before(self, log_start: int) -> None:
-        """The log now starts at `log_start`: forget epochs that ended there, keep the one in force."""
+    def cut_before(self, log_start: int) -> bool:
+        """The log now starts at `log_start`: forget epochs that ended there, keep the one in force.
+        Whether there was anything to forget."""
         in_force = bisect_right(self._starts, log_start) - 1
-        if in_force > 0:
-            del self._epochs[:in_force], self._starts[:in_force]
+        if in_force <= 0:
+            return False
+        del self._epochs[:in_force], self._starts[:in_force]
+        return True

@@ -35,12 +35,15 @@ class Synced(NamedTuple):
 class GroupCommit:
     """The syncs of one data directory. `sync` blocks and may run in any thread, one call at a time."""
 
-    def __init__(self, files: Files, directory: Path) -> None:
+    def __init__(
+        self, files: Files, directory: Path, one_by_one_max: int = FILES_SYNCED_ONE_BY_ONE_MAX
+    ) -> None:
         self._file_system = files.file_system(directory)
+        self._one_by_one_max = one_by_one_max
 
     def sync(self, pending: Sequence[PendingSync]) -> list[Synced]:
         """Make every part durable; a result for each, for the owner to settle. Never raises OSError."""
-        if self._file_system is not None and len(pending) > FILES_SYNCED_ONE_BY_ONE_MAX:
+        if self._file_system is not None and len(pending) > self._one_by_one_max:
             try:
                 self._file_system.sync()
             except OSError as error:

@@ -317,8 +317,10 @@ class Log:
         StorageFailed or StorageFull when the disk fails again; the log stays out of service then.
         """
         assert self.failure is not None, "there is something to recover from"
-        # The failed descriptor is done with: a sync through it may report success for pages that are gone.
-        self._retire(self._segments[-1])
+        # Descriptors from before the failure are done with: a sync through one may report it again, or
+        # success for pages that are gone.
+        for segment in self._segments:
+            self._retire(segment)
         self.failure = None
         self._cut_to(self.durable_end)
 

@@ -1,0 +1,381 @@
+"""A log on a disk that keeps only what was synced, held against a list: nothing confirmed is lost,
+nothing torn is served.
+
+The machine appends, syncs, reads, rolls, truncates, trims, drops by retention, closes and opens again, in
+any order, while the process is killed, the power fails between and *inside* operations, syncs fail, the
+disk fills up and reads back what it likes of what was never synced. After every start the log must hold a
+prefix of what was appended, at least as long as what was confirmed, each record at its offset with its
+value and time. `make storage-fuzz EXAMPLES=n` runs more of the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from millpond.wire.batch import decode_batch, encode_batch
+from millpond.wire.errors import StorageFailed, StorageFull
+from millpond.wire.record import TopicPartition
+from millpond_broker.storage.files import File
+from millpond_broker.storage.group_commit import GroupCommit
+from millpond_broker.storage.log import Log, LogOptions, PendingSync
+from tests.sim.disk import SimFiles, SimulatedCrash
+
+DIRECTORY = Path("/log")
+FAR_FUTURE_MS = 10**12
+SYNCS_IN_FLIGHT_MAX = 3
+
+
+class Held(NamedTuple):
+    """What the model knows of a record."""
+
+    value: bytes
+    timestamp: int
+
+
+class LogMachine(RuleBasedStateMachine):
+    """The model: `records` by offset up to `end`, of which those below `confirmed` must survive."""
+
+    @initialize(
+        seed=st.integers(0, 2**32),
+        segment_bytes=st.sampled_from([1_500, 4_096, 20_000]),
+        index_interval_bytes=st.sampled_from([1, 200, 1_000]),
+        whole_system_sync=st.booleans(),
+    )
+    def start(
+        self, seed: int, segment_bytes: int, index_interval_bytes: int, whole_system_sync: bool
+    ) -> None:
+        self.disk = SimFiles(Random(seed), whole_system_sync=whole_system_sync)
+        self.segment_bytes = segment_bytes
+        self.index_interval_bytes = index_interval_bytes
+        self.records: dict[int, Held] = {}
+        self.end = self.confirmed = 0
+        self.starts = {0}
+        self.epoch = 0
+        self.serial = 0
+        self.syncs: list[PendingSync] = []
+        self.open()
+
+    def open(self) -> None:
+        options = LogOptions(
+            segment_bytes=self.segment_bytes,
+            index_interval_bytes=self.index_interval_bytes,
+            sealed_segments_open_max=2,
+        )
+        self.log = Log.open(self.disk, DIRECTORY, TopicPartition("t", 0), options)
+        # None one by one: where the disk can sync as a whole, that is what is tested.
+        self.group = GroupCommit(self.disk, DIRECTORY, one_by_one_max=0)
+        self.syncs.clear()
+
+    def open_and_compare(self) -> None:
+        """Start again; the log is the model's prefix, and the model becomes what the log is."""
+        self.open()
+        assert self.log.corruption is None
+        assert self.log.log_start in self.starts
+        assert self.log.log_end >= self.confirmed, "what was confirmed is there"
+        assert self.log.durable_end == self.log.log_end, "a start leaves nothing half durable"
+        found = self.read_from(self.log.log_start)
+        assert list(found) == list(range(self.log.log_start, self.log.log_end)), "without gaps"
+        assert all(self.records[offset] == record for offset, record in found.items())
+        self.settle()
+
+    def settle(self) -> None:
+        """The model takes over where the log starts and ends."""
+        start, end = self.log.log_start, self.log.log_end
+        self.records = {offset: held for offset, held in self.records.items() if start <= offset < end}
+        self.end, self.confirmed, self.starts = end, self.log.durable_end, {start}
+
+    def read_from(self, offset: int, bytes_max: int = 3_000) -> dict[int, Held]:
+        found: dict[int, Held] = {}
+        position = offset
+        while stored := self.log.read(position, bytes_max, self.log.log_end):
+            for item in stored:
+                decoded = decode_batch(item.batch)
+                held = map(Held, map(bytes, filter(None, decoded.values)), decoded.timestamps)
+                found.update(pair for pair in zip(decoded.offsets, held, strict=True) if pair[0] >= offset)
+            position = stored[-1].batch.header.next_offset
+        return found
+
+    # --- what a log does ----------------------------------------------------------------------------
+
+    def append(self, batches: list[list[tuple[int, int]]], *, new_epoch: bool = False) -> None:
+        """Append batches of (value size, timestamp) pairs; the model expects them before they are there."""
+        self.epoch += new_epoch
+        encoded = []
+        offset = self.end
+        for batch in batches:
+            held = []
+            for size, timestamp in batch:
+                self.serial += 1
+                # Filled with the magic byte, the one that a search for sound frames goes by.
+                held.append(Held(b"%d:" % self.serial + b"\x03" * size, timestamp))
+            encoded.append(encode_batch([item.value for item in held], [item.timestamp for item in held]))
+            self.records.update(enumerate(held, start=offset))
+            offset += len(held)
+        appended = self.log.append(encoded, self.epoch)
+        assert appended == (self.end, offset)
+        self.end = offset
+
+    def finish(self, pending: PendingSync) -> None:
+        for result in self.group.sync([pending]):
+            result.settle()
+        self.confirmed = self.log.durable_end
+
+    batches = st.lists(
+        st.lists(st.tuples(st.sampled_from([0, 20, 600]), st.integers(0, 2_000)), min_size=1, max_size=6),
+        min_size=1,
+        max_size=4,
+    )
+
+    @rule(batches=batches, new_epoch=st.booleans())
+    def appends(self, batches: list[list[tuple[int, int]]], new_epoch: bool) -> None:
+        self.append(batches, new_epoch=new_epoch)
+
+    @rule()
+    def syncs_now(self) -> None:
+        pending = self.log.begin_sync()
+        if pending is not None:
+            self.finish(pending)
+
+    @precondition(lambda self: len(self.syncs) < SYNCS_IN_FLIGHT_MAX)
+    @rule()
+    def begins_a_sync(self) -> None:
+        pending = self.log.begin_sync()
+        if pending is not None:
+            self.syncs.append(pending)
+
+    @precondition(lambda self: self.syncs)
+    @rule()
+    def ends_a_sync(self) -> None:
+        self.finish(self.syncs.pop(0))
+
+    @rule(part=st.floats(0, 1), bytes_max=st.sampled_from([1, 700, 1 << 20]))
+    def reads(self, part: float, bytes_max: int) -> None:
+        start = self.log.log_start
+        offset = start + int(part * (self.end - start))
+        expected = {at: held for at, held in self.records.items() if at >= offset}
+        assert self.read_from(offset, bytes_max) == expected
+
+    @rule(timestamp=st.integers(0, 2_001))
+    def looks_up_a_time(self, timestamp: int) -> None:
+        first = next(
+            ((at, held.timestamp) for at, held in sorted(self.records.items()) if held.timestamp >= timestamp),
+            None,
+        )
+        assert self.log.find_time(timestamp) == first
+
+    def truncate(self, part: float) -> None:
+        start = self.log.log_start
+        offset = start + int(part * (self.end - start))
+        # As far as the batch that reaches past the offset; it holds at most six records.
+        self.confirmed = min(self.confirmed, max(start, offset - 6))
+        end = self.log.truncate(offset)
+        assert start <= end <= offset
+        self.settle()
+
+    @rule(part=st.floats(0, 1))
+    def truncates(self, part: float) -> None:
+        self.truncate(part)
+
+    def trim(self, part: float) -> None:
+        start = self.log.log_start
+        target = start + int(part * (self.log.durable_end - start))
+        self.starts.add(target)
+        self.log.trim(target)
+        assert self.log.log_start == target
+        self.settle()
+
+    @rule(part=st.floats(0, 1))
+    def trims(self, part: float) -> None:
+        self.trim(part)
+
+    def retain(self, limit: int) -> None:
+        self.starts |= {segment.next_offset for segment in self.log.segments()}
+        self.log.options = LogOptions(
+            segment_bytes=self.segment_bytes,
+            index_interval_bytes=self.index_interval_bytes,
+            retention_bytes=limit or None,
+            retention_ms=None if limit else 1,
+        )
+        below = self.log.durable_end
+        self.log.retain(FAR_FUTURE_MS, below)
+        assert self.log.log_start <= below
+        if limit:
+            sealed = self.log.segments()[:-1]
+            assert not sealed or self.log.size_bytes - sealed[0].size_bytes < limit or sealed[0].next_offset > below
+        self.settle()
+
+    @rule(limit=st.sampled_from([0, 2_000, 8_000]))
+    def retains(self, limit: int) -> None:
+        self.retain(limit)
+
+    # --- how it stops -------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        while self.syncs:
+            self.finish(self.syncs.pop(0))
+        self.log.close(broker_epoch=7)
+        self.confirmed = self.end
+
+    @rule(power_fails=st.booleans())
+    def is_closed(self, power_fails: bool) -> None:
+        self.close()
+        self.disk.crash() if power_fails else self.disk.kill()
+        self.open_and_compare()
+        assert self.log.recovery.clean_epoch == 7
+
+    @rule()
+    def process_is_killed(self) -> None:
+        end = self.end
+        self.disk.kill()
+        self.open_and_compare()
+        assert self.log.log_end == end, "the page cache survives a process"
+
+    @rule()
+    def power_fails(self) -> None:
+        self.disk.crash()
+        self.open_and_compare()
+
+    @rule(
+        operations=st.integers(0, 30),
+        what=st.sampled_from(["append", "append", "truncate", "trim", "retain", "close", "sync", "open"]),
+        part=st.floats(0, 1),
+        batches=batches,
+        only_process=st.booleans(),
+    )
+    def stops_inside(
+        self,
+        operations: int,
+        what: str,
+        part: float,
+        batches: list[list[tuple[int, int]]],
+        only_process: bool,
+    ) -> None:
+        before = dict(self.records)
+        acts: dict[str, Callable[[], None]] = {
+            "append": lambda: self.append(batches, new_epoch=part > 0.8),
+            "truncate": lambda: self.truncate(part),
+            "trim": lambda: self.trim(part),
+            "retain": lambda: self.retain(0 if part < 0.5 else 2_000),
+            "close": self.close,
+            "sync": self.syncs_now,
+            "open": self.open,
+        }
+        if what == "open":
+            self.disk.kill()
+        self.disk.crash_after(operations)
+        try:
+            acts[what]()
+        except SimulatedCrash:
+            self.records = before | self.records
+        else:
+            self.disk.crash_after(10**9)
+        self.disk.kill() if only_process else self.disk.crash()
+        self.open_and_compare()
+
+    # --- failing disks ------------------------------------------------------------------------------
+
+    @rule(
+        written=st.sampled_from([0.0, 0.5, 1.0]),
+        memory_is_short=st.booleans(),
+        then=st.sampled_from(["reopen", "kill, then power", "power"]),
+    )
+    def a_sync_fails(self, written: float, memory_is_short: bool, then: str) -> None:
+        """Rule 40: out of service, cut back to what was confirmed, and nothing that a later start
+        presents as durable is lost after it.
+        """
+        pending = self.log.begin_sync()
+        if pending is None:
+            return
+        self.disk.fail_next_sync(written=written)
+        self.finish(pending)
+        self.disk.heal()
+        assert self.log.failure is not None
+        self.refuses_appends()
+        if memory_is_short:
+            self.disk.evict()
+        while self.syncs:
+            self.finish(self.syncs.pop(0))
+        confirmed = self.confirmed
+        assert self.read_below(confirmed) == {at: held for at, held in self.records.items() if at < confirmed}
+        if then == "reopen":
+            self.log.reopen()
+            assert self.log.log_end == self.log.durable_end == confirmed
+            self.settle()
+            return
+        if then == "kill, then power":
+            self.disk.kill()
+            self.open_and_compare()
+        self.disk.crash()
+        self.open_and_compare()
+
+    def refuses_appends(self) -> None:
+        try:
+            self.log.append([encode_batch([b"refused"], 0)], self.epoch)
+        except StorageFailed as error:
+            assert error.outcome == "not_written"
+        else:
+            raise AssertionError("a failed log took an append")
+
+    def read_below(self, end: int) -> dict[int, Held]:
+        return {at: held for at, held in self.read_from(self.log.log_start).items() if at < end}
+
+    @rule(room=st.sampled_from([0, 100, 600, 1_500, 3_000]), trims=st.booleans(), power_fails=st.booleans())
+    def the_disk_is_full(self, room: int, trims: bool, power_fails: bool) -> None:
+        """Rule 40: refused whole, not back after a crash; trimming works all the same."""
+        self.disk.capacity_bytes = used_bytes(self.disk) + room
+        for size in (0, 300, 900, 900):
+            held = dict(self.records)
+            try:
+                self.append([[(size, 1)], [(900, 1)]])  # of which the first may fit
+            except StorageFull as error:
+                assert error.outcome == "not_written"
+                self.records = held
+                assert self.log.log_end == self.end
+                self.confirmed = self.log.durable_end
+                if trims:
+                    self.trim(1.0)
+        self.reads(0.0, 1 << 20)
+        if power_fails:
+            self.disk.crash()
+        self.disk.capacity_bytes = None
+        if power_fails:
+            self.open_and_compare()
+
+    @rule()
+    def writing_fails(self) -> None:
+        last: File = self.log._segments[-1].file
+        path = self.log._segments[-1].path
+        assert last.size() >= 0
+        self.disk.fail_writes(path)
+        try:
+            self.log.append([encode_batch([b"x" * 100], 0)], self.epoch)
+        except StorageFailed:
+            self.disk.heal()
+            self.log.reopen()
+            self.settle()
+        else:  # it went into a new segment
+            self.disk.heal()
+            self.records[self.end] = Held(b"x" * 100, 0)
+            self.end += 1
+
+
+def used_bytes(disk: SimFiles) -> int:
+    """Bytes in the log's files, as the disk's capacity counts them."""
+    return sum(disk.list(DIRECTORY).values())
+
+
+LogMachine.TestCase.settings = settings(
+    max_examples=int(os.environ.get("EXAMPLES", "400")),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestLog = LogMachine.TestCase
