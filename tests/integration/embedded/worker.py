@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from millpond import embedded
+from millpond.embedded.partition import RawRecord
 from millpond.errors import DirectoryInUse, ForkedClient, MillpondError
 
 KEYS: Final = 7
@@ -114,14 +115,14 @@ def in_child(
     directory: Path,
     queue: embedded.Queue,
     iterator: Iterator[object],
-    record: object,
+    record: RawRecord,
 ) -> int:
     calls: dict[str, Callable[[], object]] = {
         "produce": lambda: queue.produce(b"k", b"v"),
         "produce_many": lambda: queue.produce_many([(b"k", b"v")]),
         "consume": lambda: queue.consume("group"),
         "next": lambda: next(iterator),
-        "commit": lambda: queue.commit("group", record),  # type: ignore[arg-type]
+        "commit": lambda: queue.commit("group", record),
         "stats": queue.stats,
         "close": queue.close,
     }
@@ -131,7 +132,7 @@ def in_child(
             call()
         except ForkedClient:
             continue
-        except BaseException as error:
+        except Exception as error:  # whatever it was, the parent is told
             say(name, "raised", repr(error))
         wrong += 1
     try:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -25,8 +26,10 @@ def test_closing_again_does_nothing(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("flush", ["commit", "interval"])
-def test_after_close_every_method_raises_client_closed(directory: Path, flush: str) -> None:
-    with embedded.open(directory, flush=flush) as queue:  # type: ignore[arg-type]
+def test_after_close_every_method_raises_client_closed(
+    directory: Path, flush: Literal["commit", "interval"]
+) -> None:
+    with embedded.open(directory, flush=flush) as queue:
         queue.produce(b"k", b"v")
         (record,) = queue.consume("group", timeout=0)
     calls: list[Callable[[], object]] = [

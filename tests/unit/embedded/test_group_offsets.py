@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -93,11 +94,11 @@ def test_the_offsets_log_stays_bounded_when_what_holds_is_larger_than_a_segment(
 
 @pytest.mark.parametrize("flush", ["commit", "interval"])
 def test_a_crash_at_any_operation_while_the_offsets_log_is_shortened_loses_no_commit(
-    monkeypatch: pytest.MonkeyPatch, flush: str
+    monkeypatch: pytest.MonkeyPatch, flush: Literal["commit", "interval"]
 ) -> None:
     monkeypatch.setattr(queue_module, "_OFFSETS_SEGMENT_BYTES", 4096)
     prepared = SimFiles(Random(1))
-    with embedded.open(HOME, partitions=1, flush=flush, config={}, files=prepared) as queue:  # type: ignore[arg-type]
+    with embedded.open(HOME, partitions=1, flush=flush, files=prepared) as queue:
         records = filled(queue, 100)
         for n in range(30):
             queue.commit(f"group-{n % 3}", records[n])
@@ -107,7 +108,7 @@ def test_a_crash_at_any_operation_while_the_offsets_log_is_shortened_loses_no_co
         committed: dict[str, int] = {}
         under_way = ("", 0)
         finished = True
-        queue = embedded.open(HOME, partitions=1, flush=flush, files=files)  # type: ignore[arg-type]
+        queue = embedded.open(HOME, partitions=1, flush=flush, files=files)
         before = queue._partitions[-1].log.log_start
         for group, offsets in queue._offsets.groups().items():
             committed[group] = offsets[0]
@@ -126,7 +127,7 @@ def test_a_crash_at_any_operation_while_the_offsets_log_is_shortened_loses_no_co
             files.crash()
         else:
             files.kill()
-        with embedded.open(HOME, partitions=1, flush=flush, files=files) as queue:  # type: ignore[arg-type]
+        with embedded.open(HOME, partitions=1, flush=flush, files=files) as queue:
             for group, offset in committed.items():
                 found = queue._offsets.get(group, 0)
                 assert found == offset or (group, found) == under_way

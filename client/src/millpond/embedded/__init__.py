@@ -10,11 +10,11 @@
 
 One process holds a directory at a time; within it, every method may be called from any thread. Needs no
 grpc and no pysyncobj. The modules: `queue` is the surface, `partition` a log under its lock, `commits`
-makes many threads share one sync, `offsets` keeps what groups committed, `stats` what a queue says of
-itself.
+makes many threads share one sync, `offsets` keeps what groups committed, `settings` what was fixed at the
+start, `stats` says how a queue is doing.
 """
 
-from millpond.embedded.queue import Queue, open
+from millpond.embedded.queue import Queue, open  # noqa: A004 - users write embedded.open
 from millpond.embedded.stats import GroupStats, PartitionStats, QueueStats
 
 __all__ = ["GroupStats", "PartitionStats", "Queue", "QueueStats", "open"]

@@ -61,10 +61,13 @@ class Commits:
 
     def sync(self, partitions: Sequence[Partition]) -> None:
         """Sync what these have appended so far, after any sync under way; a failure stays with its log.
-        Raises DeliveryTimeout."""
+        Raises DeliveryTimeout.
+        """
         try:
             with self._turn:
-                if not self._turn.wait_for(lambda: self._syncer in (None, threading.get_ident()), SYNC_SECONDS_MAX):
+                if not self._turn.wait_for(
+                    lambda: self._syncer in (None, threading.get_ident()), SYNC_SECONDS_MAX
+                ):
                     raise DeliveryTimeout(timeout=SYNC_SECONDS_MAX)
                 self._syncer = threading.get_ident()
             self._run(partitions)

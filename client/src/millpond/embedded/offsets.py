@@ -1,7 +1,8 @@
-"""What consumer groups committed: a log of its own, read at the start, kept short by snapshots.
+r"""What consumer groups committed: a log of its own, read at the start, kept short by snapshots.
 
-A record's key is `<group>\\0<partition>`, its value the next offset as 8 bytes. Whenever the log has grown
-past its first segment, everything that holds is written again and the rest is trimmed.
+A record's key is `<group>\0<partition>`, its value the next offset as 8 bytes. When the log has grown past
+its first segment, and to twice what it was shortened to, everything that holds is written again and the
+rest is trimmed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class GroupOffsets:
         try:
             while records := self._partition.read(offset, _READ_BYTES):
                 for record in records:
-                    assert record.key is not None and record.value is not None, "only `commit` writes here"
+                    assert record.key is not None, "only `commit` writes here"
+                    assert record.value is not None, "likewise"
                     group, _, number = record.key.rpartition(b"\0")
                     (self._next[group.decode(), int(number)],) = _NEXT_OFFSET.unpack(record.value)
                 offset = records[-1].offset + 1
@@ -65,7 +67,8 @@ class GroupOffsets:
 
     def commit(self, group: str, partition: int, next_offset: int) -> None:
         """Commit; as durable as the queue's records when it returns. Raises as an append does, and
-        CorruptBatch when the log is damaged."""
+        CorruptBatch when the log is damaged.
+        """
         if self.damage is not None:
             raise self.damage
         ticket = self._append(group, partition, next_offset)
@@ -78,7 +81,8 @@ class GroupOffsets:
     def take_back(self, group: str, partition: int, next_offset: int) -> None:
         """Correct a commit that outlived its records. Durable when it returns, whatever the queue's flush
         setting: the offsets it covered are given out again, and a later start could not tell. In memory
-        only when the log is damaged. Raises as `commit`."""
+        only when the log is damaged. Raises as `commit`.
+        """
         if self.damage is None:
             self._wait(self._append(group, partition, next_offset))
         with self._lock:
@@ -86,7 +90,8 @@ class GroupOffsets:
 
     def _append(self, group: str, partition: int, next_offset: int) -> Ticket:
         """The lock is held over append and memory, so that both have the same order of commits; not over
-        the sync, so that commits of many threads share one."""
+        the sync, so that commits of many threads share one.
+        """
         with self._lock:
             ticket = self._partition.append([self._batch({(group, partition): next_offset})])
             self._next[group, partition] = next_offset
@@ -102,7 +107,8 @@ class GroupOffsets:
 
     def _compact(self) -> None:
         """Write what holds into the newest segment, then drop the ones before it. The commit that came
-        here is safe already: if this fails, the next one tries again."""
+        here is safe already: if this fails, the next one tries again.
+        """
         try:
             with self._lock:
                 ticket = self._partition.append([self._batch(self._next)])

@@ -37,13 +37,15 @@ class Partition:
     @property
     def readable_end(self) -> int:
         """Offset before which consumers may read: what will survive, under this queue's flush setting.
-        After a failed sync nothing past the last good one can be relied on."""
+        After a failed sync nothing past the last good one can be relied on.
+        """
         log = self.log
         return log.durable_end if self.waits_for_sync or log.failure is not None else log.log_end
 
     def check_takes_appends(self) -> None:
         """Raise CorruptBatch or StorageFailed, as an append would. After a failed sync the disk is given
-        another chance first: what was never confirmed is cut, and the log goes on (rule 40)."""
+        another chance first: what was never confirmed is cut, and the log goes on (rule 40).
+        """
         with self.lock:
             self._back_in_service()
 
@@ -66,7 +68,8 @@ class Partition:
 
     def read(self, offset: int, bytes_max: int) -> list[RawRecord]:
         """Records from `offset` on, a few batches of them; empty at the readable end. Raises as
-        `Log.read`, and CorruptBatch for a batch whose checksum holds and whose columns do not."""
+        `Log.read`, and CorruptBatch for a batch whose checksum holds and whose columns do not.
+        """
         with self.lock:
             stored = self.log.read(offset, bytes_max, self.readable_end)
         topic, number = self.log.partition

@@ -17,7 +17,8 @@ from typing import Final, Literal, Self
 from millpond.embedded.commits import Commits
 from millpond.embedded.offsets import GroupOffsets
 from millpond.embedded.partition import Partition, RawRecord, Ticket
-from millpond.embedded.stats import GroupStats, PartitionStats, QueueStats
+from millpond.embedded.settings import load_settings
+from millpond.embedded.stats import GroupStats, QueueStats, lag_records, partition_stats, with_shares
 from millpond.wire.batch import Batch, encode_batch
 from millpond.wire.errors import (
     ClientClosed,
@@ -26,7 +27,6 @@ from millpond.wire.errors import (
     InvalidConfig,
     InvalidRecord,
     MillpondError,
-    NotADataDirectory,
     OffsetOutOfRange,
     OperationTimeout,
     Outcome,
@@ -41,7 +41,6 @@ from millpond.wire.partitioner import partition_for
 from millpond.wire.record import TopicPartition
 from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.storage.directory import DataDirectory
-from millpond_broker.storage.document import DocumentDamaged, read_document, write_document
 from millpond_broker.storage.files import DISK_FULL, Files, OsFiles
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions
@@ -52,7 +51,6 @@ PARTITIONS_MAX: Final = 1024
 """Each holds a file open, and a process may have that many unless its limits were raised."""
 _OFFSETS_TOPIC: Final = "__offsets"
 _OFFSETS_SEGMENT_BYTES: Final = 1 << 20
-_SETTINGS: Final = "queue"
 _BATCH_RECORDS_MAX: Final = 10_000
 _BATCH_BYTES_MAX: Final = 1 << 20
 """A call with many records is cut into batches of this size: what a reader unpacks at once."""
@@ -106,9 +104,7 @@ class Queue:
     ForkedClient. After `close`, ClientClosed.
     """
 
-    def __init__(
-        self, files: Files, path: Path, partitions: int | None, config: TopicConfig
-    ) -> None:
+    def __init__(self, files: Files, path: Path, partitions: int | None, config: TopicConfig) -> None:
         self.path = path
         self._config = config
         self._pid = os.getpid()
@@ -144,7 +140,7 @@ class Queue:
             self._taken = taken.pop_all()
 
     def _open_logs(self, files: Files, partitions: int | None) -> None:
-        settings = _settings(files, self._directory, partitions, self._config.flush)
+        settings = load_settings(files, self._directory, partitions, self._config.flush)
         config = self._config
         options = LogOptions(
             segment_bytes=config.segment_bytes,
@@ -163,7 +159,9 @@ class Queue:
 
         for number in range(settings.partitions):
             open_log(TOPIC, number, options)
-        offsets = open_log(_OFFSETS_TOPIC, 0, LogOptions(segment_bytes=_OFFSETS_SEGMENT_BYTES, segment_ms=None))
+        offsets = open_log(
+            _OFFSETS_TOPIC, 0, LogOptions(segment_bytes=_OFFSETS_SEGMENT_BYTES, segment_ms=None)
+        )
         self._data = self._partitions[: settings.partitions]
         self._offsets = GroupOffsets(offsets, self._commits, _now_ms)
         self._clamp_offsets()
@@ -171,7 +169,8 @@ class Queue:
 
     def _clamp_offsets(self) -> None:
         """A commit may outlive the records it covers, when a power loss took those (flush=interval); their
-        offsets will be given to new records, which the group has not seen."""
+        offsets will be given to new records, which the group has not seen.
+        """
         for group, committed in self._offsets.groups().items():
             for number, offset in committed.items():
                 log = self._data[number].log
@@ -288,9 +287,7 @@ class Queue:
             positions = {number: self._committed(group, number) for number in numbers}
         return self._records(group, positions, timeout)
 
-    def _records(
-        self, group: str, positions: dict[int, int], timeout: float | None
-    ) -> Iterator[RawRecord]:
+    def _records(self, group: str, positions: dict[int, int], timeout: float | None) -> Iterator[RawRecord]:
         damage: CorruptBatch | None = None
         idle_since = time.monotonic()
         while True:
@@ -334,7 +331,8 @@ class Queue:
         """`group` is done with `record` and everything before it in its partition. As durable as a record
         when it returns, so commit every so many records where that is slow. A commit of an earlier record
         takes the group back. Raises InvalidGroupName, UnknownPartition, InvalidRecord for a record that
-        is not in this queue, and as `produce` does."""
+        is not in this queue, and as `produce` does.
+        """
         check_group_name(group)
         with self._call():
             self._check_partition(record.partition)
@@ -367,12 +365,12 @@ class Queue:
     def stats(self) -> QueueStats:
         """Partitions with their sizes and shares, and how far each group is."""
         with self._call():
-            partitions = [_partition_stats(number, entry) for number, entry in enumerate(self._data)]
+            partitions = [partition_stats(number, entry) for number, entry in enumerate(self._data)]
             groups = {
-                group: GroupStats(committed, _lag_records(committed, partitions))
+                group: GroupStats(committed, lag_records(committed, partitions))
                 for group, committed in self._offsets.groups().items()
             }
-            return QueueStats(_with_shares(partitions), groups)
+            return QueueStats(with_shares(partitions), groups)
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -408,7 +406,7 @@ class Queue:
             try:
                 self._commits.sync(self._partitions)
             except MillpondError as error:
-                _logger.error("could not flush %s: %s", self.path, error)
+                _logger.error("not flushed, %s: %s", self.path, error)  # noqa: TRY400 - no bug to trace
 
     def _retain(self) -> None:
         """Drop what retention says may go. Trouble is logged: the records that called are safe already."""
@@ -522,77 +520,15 @@ def _results(
     return [place for place in result if place is not None]
 
 
-class _Settings:
-    """What was fixed when the queue was made."""
-
-    def __init__(self, topic_id: str, partitions: int, flush: str) -> None:
-        self.topic_id = topic_id
-        self.partitions = partitions
-        self.flush = flush
-
-
-def _settings(files: Files, directory: DataDirectory, partitions: int | None, flush: str) -> _Settings:
-    """The queue's settings from its directory, made there at first. Raises InvalidConfig on a difference,
-    NotADataDirectory when they are damaged or gone."""
-    path = directory.path
-    try:
-        stored = read_document(files, path / _SETTINGS, _SETTINGS)
-    except DocumentDamaged as error:
-        raise NotADataDirectory(path=str(path), reason=str(error)) from None
-    if stored is None:
-        if files.list(directory.partitions):  # the settings are durable before the first of them is made
-            raise NotADataDirectory(path=str(path), reason=f"its settings, the file {_SETTINGS!r}, are gone")
-        stored = {"topic_id": uuid.uuid4().hex, "partitions": partitions or 4, "flush": flush}
-        write_document(files, path / _SETTINGS, _SETTINGS, stored)
-    settings = _Settings(stored["topic_id"], stored["partitions"], stored["flush"])
-    if partitions not in (None, settings.partitions):
-        raise InvalidConfig(
-            key="partitions",
-            reason=f"this queue has {settings.partitions}; pass that, or None for whatever it has",
-        )
-    if flush != settings.flush:
-        raise InvalidConfig(key="flush", reason=f"this queue was made with {settings.flush!r}")
-    return settings
-
-
-def _partition_stats(number: int, partition: Partition) -> PartitionStats:
-    """One partition, its share left at 0: see `_with_shares`."""
-    with partition.lock:
-        log = partition.log
-        return PartitionStats(
-            partition=number,
-            log_start=log.log_start,
-            readable_end=partition.readable_end,
-            log_end=log.log_end,
-            size_bytes=log.size_bytes,
-            segments=len(log.segments()),
-            share=0.0,
-            state="corrupt" if log.corruption else "failed" if log.failure else "ok",
-        )
-
-
-def _with_shares(partitions: Sequence[PartitionStats]) -> list[PartitionStats]:
-    """Shares of what these figures add up to, whatever was written since they were taken."""
-    total = sum(entry.log_end - entry.log_start for entry in partitions)
-    return [
-        replace(entry, share=(entry.log_end - entry.log_start) / total if total else 0.0) for entry in partitions
-    ]
-
-
-def _lag_records(committed: Mapping[int, int], partitions: Sequence[PartitionStats]) -> dict[int, int]:
-    return {
-        entry.partition: max(0, entry.log_end - max(entry.log_start, committed.get(entry.partition, 0)))
-        for entry in partitions
-    }
-
-
 def _tell(log: Log) -> None:
     """Log what a start found, if it was anything but a clean stop."""
     found = log.recovery
     if found.corruption is not None:
         _logger.error("%s is corrupt at offset %d: %s", log.directory, *found.corruption)
     elif found.cut_bytes:
-        _logger.warning("%s: cut %d torn bytes at offset %d", log.directory, found.cut_bytes, found.cut_offset)
+        _logger.warning(
+            "%s: cut %d torn bytes at offset %d", log.directory, found.cut_bytes, found.cut_offset
+        )
 
 
 def _now_ms() -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from millpond.embedded.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,36 @@ class QueueStats:
         if not self.records:
             return 1.0
         return max(entry.share for entry in self.partitions) * len(self.partitions)
+
+
+def partition_stats(number: int, partition: Partition) -> PartitionStats:
+    """One partition, its share left at 0: see `with_shares`."""
+    with partition.lock:
+        log = partition.log
+        return PartitionStats(
+            partition=number,
+            log_start=log.log_start,
+            readable_end=partition.readable_end,
+            log_end=log.log_end,
+            size_bytes=log.size_bytes,
+            segments=len(log.segments()),
+            share=0.0,
+            state="corrupt" if log.corruption else "failed" if log.failure else "ok",
+        )
+
+
+def with_shares(partitions: Sequence[PartitionStats]) -> list[PartitionStats]:
+    """Shares of what these figures add up to, whatever was written since they were taken."""
+    total = sum(entry.log_end - entry.log_start for entry in partitions)
+    return [
+        replace(entry, share=(entry.log_end - entry.log_start) / total if total else 0.0)
+        for entry in partitions
+    ]
+
+
+def lag_records(committed: Mapping[int, int], partitions: Sequence[PartitionStats]) -> dict[int, int]:
+    """What a group that committed these next offsets has still to get, by partition."""
+    return {
+        entry.partition: max(0, entry.log_end - max(entry.log_start, committed.get(entry.partition, 0)))
+        for entry in partitions
+    }
