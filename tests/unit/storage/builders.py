@@ -39,9 +39,7 @@ def disk(seed: int = 0, *, capacity_bytes: int | None = None) -> SimFiles:
     return SimFiles(Random(seed), capacity_bytes=capacity_bytes)
 
 
-def batch(
-    *values: bytes, timestamp: int | Sequence[int] = 1000, producer: Producer = ANONYMOUS
-) -> Batch:
+def batch(*values: bytes, timestamp: int | Sequence[int] = 1000, producer: Producer = ANONYMOUS) -> Batch:
     """One batch of these values."""
     return encode_batch(values, timestamp, producer=producer)
 
@@ -151,9 +149,7 @@ def read(log: Log, offset: int, bytes_max: int = EVERYTHING, below: int = EVERYT
     seen: list[Seen] = []
     for stored in log.read(offset, bytes_max, below):
         decoded = decode_batch(stored.batch)
-        seen += map(
-            Seen._make, zip(decoded.offsets, decoded.timestamps, decoded.values, strict=True)
-        )
+        seen += map(Seen._make, zip(decoded.offsets, decoded.timestamps, decoded.values, strict=True))
     return seen
 
 

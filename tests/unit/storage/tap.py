@@ -1,14 +1,15 @@
 """A file layer that writes down what is asked of it, and fails or stops where a test wants.
 
 It stands between the storage code and another file layer. `changes` are the operations that change
-a disk or make it durable, in order, as "operation name"; reads are counted by name. `plan` is asked
-before each change and may return the exception to raise instead of it.
+a disk or make it durable, in order, as "operation name"; reads are counted by name, `written` holds
+the (start, end) of each write. `plan` is asked before each change and may return the exception to
+raise instead of it.
 """
 
 from __future__ import annotations
 
 import errno
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,9 +35,7 @@ def broken() -> OSError:
 class Countdown:
     """A plan: the change of index `at` raises what `error` makes, `once` or from there on."""
 
-    def __init__(
-        self, at: int, error: Callable[[], BaseException] = Stopped, *, once: bool = False
-    ) -> None:
+    def __init__(self, at: int, error: Callable[[], BaseException] = Stopped, *, once: bool = False) -> None:
         self._left = at
         self._error = error
         self._once = once
@@ -61,7 +60,9 @@ class TapFile:
 
     def write_at(self, position: int, buffers: Sequence[Buffer]) -> int:
         self._tap.change("write", self.name)
-        return self.inner.write_at(position, buffers)
+        written = self.inner.write_at(position, buffers)
+        self._tap.written[self.name].append((position, position + written))
+        return written
 
     def read_at(self, position: int, size: int) -> bytes:
         self._tap.reads[self.name] += 1
@@ -92,6 +93,7 @@ class TapFiles:
         self.inner = inner
         self.changes: list[str] = []
         self.reads: Counter[str] = Counter()
+        self.written: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         self.open_files: Counter[str] = Counter()
         self.plan: Plan | None = None
 

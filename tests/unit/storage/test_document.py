@@ -70,9 +70,7 @@ def test_a_written_document_survives_any_crash(files: SimFiles) -> None:
             assert stored(machine) == content
 
 
-def crashes_at_every_operation(
-    files: SimFiles, change: Callable[[SimFiles], None]
-) -> list[SimFiles]:
+def crashes_at_every_operation(files: SimFiles, change: Callable[[SimFiles], None]) -> list[SimFiles]:
     """The disks that `change` leaves when the power goes before each of its operations."""
     whole = files.clone(Random(0))
     before = whole.operations
@@ -159,9 +157,7 @@ def test_on_a_full_disk_a_first_version_is_refused(files: SimFiles) -> None:
 
 
 @pytest.mark.parametrize("content", [OLD, {"name": "x" * 500}])
-def test_no_single_flipped_bit_changes_what_is_read(
-    files: SimFiles, content: dict[str, Any]
-) -> None:
+def test_no_single_flipped_bit_changes_what_is_read(files: SimFiles, content: dict[str, Any]) -> None:
     """Two copies, each with its checksum."""
     write_document(files, PATH, "settings", content)
     for bit in range(8 * len(get(files, PATH))):

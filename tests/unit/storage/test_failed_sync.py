@@ -72,9 +72,7 @@ def test_a_failed_sync_takes_the_log_out_of_service_for_appends_with_a_typed_err
 
 
 @pytest.mark.parametrize("evicted", [False, True])
-def test_reads_of_what_is_durable_go_on_after_a_failed_sync(
-    log: Log, files: SimFiles, evicted: bool
-) -> None:
+def test_reads_of_what_is_durable_go_on_after_a_failed_sync(log: Log, files: SimFiles, evicted: bool) -> None:
     """Rule 40: past it the disk may show anything."""
     if evicted:
         files.evict()

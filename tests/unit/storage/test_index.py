@@ -27,9 +27,7 @@ def file(files: SimFiles) -> File:
     return files.open(PATH, create=True)
 
 
-def filled(
-    entries: list[tuple[int, int]] = ENTRIES, code: str = OFFSET_KEY, base: int = 7
-) -> SparseIndex:
+def filled(entries: list[tuple[int, int]] = ENTRIES, code: str = OFFSET_KEY, base: int = 7) -> SparseIndex:
     index = SparseIndex(code, base)
     for key, value in entries:
         index.add(key, value)
@@ -51,9 +49,7 @@ def entries_of(index: SparseIndex) -> list[tuple[int, int]]:
     st.dictionaries(st.integers(0, 2**31 - 1), st.integers(0, 2**31), max_size=20),
     st.integers(0, 2**31 - 1),
 )
-def test_floor_and_below_agree_with_a_search_through_all_entries(
-    pairs: dict[int, int], key: int
-) -> None:
+def test_floor_and_below_agree_with_a_search_through_all_entries(pairs: dict[int, int], key: int) -> None:
     """Rule 36's floor, and the offset index's."""
     entries = list(zip(sorted(pairs), sorted(pairs.values()), strict=True))
     index = filled(entries)
@@ -125,9 +121,7 @@ def test_covering_more_without_a_new_entry_is_written(file: File) -> None:
 
 
 @pytest.mark.parametrize(("code", "base"), [(OFFSET_KEY, 8), (TIME_KEY, 7)])
-def test_the_index_of_another_segment_or_kind_is_not_believed(
-    file: File, code: str, base: int
-) -> None:
+def test_the_index_of_another_segment_or_kind_is_not_believed(file: File, code: str, base: int) -> None:
     filled().flush(file)
     assert (len(loaded(file, code, base)), loaded(file, code, base).covered) == (0, 0)
 
@@ -145,9 +139,7 @@ def blocks(file: File) -> list[tuple[int, list[tuple[int, int]], int]]:
     return states
 
 
-def test_every_flipped_bit_ends_the_index_at_the_block_it_is_in(
-    file: File, files: SimFiles
-) -> None:
+def test_every_flipped_bit_ends_the_index_at_the_block_it_is_in(file: File, files: SimFiles) -> None:
     """Nothing of that block or behind it is believed, and it does not claim to cover that."""
     states = blocks(file)
     for bit in range(8 * file.size()):
@@ -179,9 +171,7 @@ def test_a_flush_after_a_damaged_tail_replaces_it(file: File, files: SimFiles) -
     assert again.covered == 6000
 
 
-def test_a_flush_that_found_too_little_room_is_made_up_for_by_the_next(
-    file: File, files: SimFiles
-) -> None:
+def test_a_flush_that_found_too_little_room_is_made_up_for_by_the_next(file: File, files: SimFiles) -> None:
     """Rule 40: a short write is no block."""
     index = filled(ENTRIES[:2])
     index.flush(file)

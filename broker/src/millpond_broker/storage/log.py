@@ -563,8 +563,13 @@ class Log:
         the files are closed all the same, and the next start verifies.
         """
         assert not self._syncs_in_flight, "syncs are answered before a log is closed"
+        said = self._checkpoint.clean
         try:
-            if self.failure is None and self.corruption is None and self._checkpoint.clean is None:
+            if (
+                self.failure is None
+                and self.corruption is None
+                and (said is None or said.broker_epoch != broker_epoch)
+            ):
                 with self._failing_safely():
                     last = self._segments[-1]
                     self._sync(last)
