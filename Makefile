@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+EXAMPLES ?= 10000
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -17,7 +18,7 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest check proto proto-check bench docs clean
+.PHONY: help demo test pytest check proto proto-check storage-fuzz bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ check: $(VENV)/.installed-dev ## lint, types, architecture: within a minute
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/architecture
+
+storage-fuzz: $(VENV)/.installed-dev ## EXAMPLES=n runs of the log on the simulated disk; the result goes to docs/proofs.txt
+	@if EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --quiet --timeout=0 tests/property/test_log.py; \
+	then result=clean; else result=FAILED; fi; \
+	echo "$$(date -u +%F) $$(git describe --always --dirty) storage-fuzz EXAMPLES=$(EXAMPLES) $$result" \
+		| tee -a docs/proofs.txt; [ $$result = clean ]
 
 bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
 	$(BIN)/python tests/bench --json bench.json

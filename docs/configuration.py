@@ -17,8 +17,8 @@ Written by `make docs` from the code; change it there.
 
 ## Topic settings
 
-For the embedded queue, as `embedded.open(path, config={"retention_bytes": 1 << 30})`. A wrong key or value is
-refused with an error that names it. Times are in ms, sizes in bytes; `-1` stands for no limit where it says so.
+For the embedded queue, as `embedded.open(path, config={"retention_bytes": 1 << 30})`. A wrong key or
+value is refused with an error that names it. Times are in ms, sizes in bytes; `-1` stands for no limit.
 
 | key | default | allowed | what it does |
 |---|---|---|---|
@@ -31,7 +31,11 @@ def docstrings(cls: type) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef)
     found = {}
     for field, text in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+        ):
             found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
     return found
 
@@ -60,8 +64,8 @@ def page() -> str:
     return (
         HEAD
         + "\n".join(rows)
-        + "\n\nThe embedded queue keeps records for good (`retention_ms=-1`) unless told otherwise, and takes `flush`\n"
-        + "as a parameter of `open`.\n\n"
+        + "\n\nThe embedded queue keeps records for good (`retention_ms=-1`) unless told otherwise, and\n"
+        + "takes `flush` as a parameter of `open`.\n\n"
         + "Known, and refused until the feature they belong to is there:\n\n"
         + "\n".join(refused)
         + "\n"

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import corpus
-from journal import rows
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import corpus
+from journal import rows
 
 HERE = Path(__file__).parent
 PHASE_SECONDS_MAX = 100.0
@@ -57,9 +58,8 @@ def main() -> int:
         return 1
     report(json.loads(verdict.stdout))
     proven = verdict.returncode == 0
-    console.print(
-        f"{'PROVEN' if proven else 'NOT PROVEN'} by a fresh process, {time.monotonic() - started:.1f} s in all"
-    )
+    verdict_word = "PROVEN" if proven else "NOT PROVEN"
+    console.print(f"{verdict_word} by a fresh process, {time.monotonic() - started:.1f} s in all")
     return 0 if proven else 1
 
 
@@ -71,8 +71,8 @@ def report(found: dict[str, Any]) -> None:
         f"files whole: {found['files_whole']:,} of {found['files']:,}"
     )
     console.print(
-        f"in the queue but not acknowledged before the kill: {found['records'] - found['acknowledged']:,}; "
-        f"never delivered: {found['undelivered']}; delivered again after the kill: {found['delivered_twice']:,}"
+        f"written without an acknowledgement: {found['records'] - found['acknowledged']:,}; "
+        f"never delivered: {found['undelivered']}; delivered twice: {found['delivered_twice']:,}"
     )
 
 

@@ -376,9 +376,7 @@ def check_file_layer(module: Module) -> list[str]:
             findings.setdefault(node.lineno, module.origin(node))
         elif isinstance(node, ast.Call) and _reaches_disk(module, node.func):
             findings.setdefault(node.lineno, f"{ast.unparse(node.func)}()")
-    return [
-        module.at(line, f"{what} goes around the file layer") for line, what in findings.items()
-    ]
+    return [module.at(line, f"{what} goes around the file layer") for line, what in findings.items()]
 
 
 def _names_file_function(origin: str) -> bool:

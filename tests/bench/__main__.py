@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,10 @@ def scratch() -> Iterator[Path]:
 
 def values(count: int, size: int = RECORD_BYTES) -> list[bytes]:
     """Distinct values that compress about as well as small JSON documents do."""
-    return [(b'{"id": %d, "state": "open", "amount": %d, "note": "' % (n, n * 7919 % 100_000)).ljust(size, b"x") for n in range(count)]
+    return [
+        (b'{"id": %d, "state": "open", "amount": %d, "note": "' % (n, n * 7919 % 100_000)).ljust(size, b"x")
+        for n in range(count)
+    ]
 
 
 def codec() -> Iterator[Row]:
@@ -88,9 +92,13 @@ def codec() -> Iterator[Row]:
                 decode_batch(parse_batch(data)).records("t", 0)
 
         rate = measure(f"encode {shape}", "records/s", count * repeats, encode)
-        yield Row(rate, mb_per_s=rate["median"] * RECORD_BYTES / 1e6, us_per_batch=1e6 * count / rate["median"])
+        yield Row(
+            rate, mb_per_s=rate["median"] * RECORD_BYTES / 1e6, us_per_batch=1e6 * count / rate["median"]
+        )
         rate = measure(f"decode to records {shape}", "records/s", count * repeats, decode)
-        yield Row(rate, mb_per_s=rate["median"] * RECORD_BYTES / 1e6, us_per_batch=1e6 * count / rate["median"])
+        yield Row(
+            rate, mb_per_s=rate["median"] * RECORD_BYTES / 1e6, us_per_batch=1e6 * count / rate["median"]
+        )
 
 
 def append() -> Iterator[Row]:
@@ -122,10 +130,22 @@ def append() -> Iterator[Row]:
             os.close(descriptor)
 
         for each in (1, 10, 200):
-            ours = measure(f"append, a sync every {each} batches", "records/s", total, lambda each=each: log_append(each))
-            plain = measure(f"plain file, a sync every {each} writes of the same bytes", "records/s", total, lambda each=each: raw(each))
+            ours = measure(
+                f"append, a sync every {each} batches", "records/s", total, partial(log_append, each)
+            )
+            plain = measure(
+                f"plain file, a sync every {each} writes of the same bytes",
+                "records/s",
+                total,
+                partial(raw, each),
+            )
             mb = len(batch.data) / count / 1e6
-            yield Row(ours, mb_per_s=ours["median"] * mb, us_per_batch=1e6 * count / ours["median"], ratio_to_plain=ours["median"] / plain["median"])
+            yield Row(
+                ours,
+                mb_per_s=ours["median"] * mb,
+                us_per_batch=1e6 * count / ours["median"],
+                ratio_to_plain=ours["median"] / plain["median"],
+            )
             yield Row(plain, mb_per_s=plain["median"] * mb)
 
 
@@ -150,7 +170,11 @@ def append_budget() -> Iterator[Row]:
                 os.pwritev(descriptor, (batch.data,), os.fstat(descriptor).st_size)
 
         descriptor = os.open(place / "raw", os.O_WRONLY | os.O_CREAT, 0o644)
-        for name, work in (("check a received batch", parses), ("append it, all told", appends), ("of which the bare write", writes)):
+        for name, work in (
+            ("check a received batch", parses),
+            ("append it, all told", appends),
+            ("of which the bare write", writes),
+        ):
             rate = measure(name, "batches/s", repeats, work)
             yield Row(rate, us_per_batch=1e6 / rate["median"])
         os.close(descriptor)
@@ -181,13 +205,22 @@ def read() -> Iterator[Row]:
             log.read(offset, 1, log.log_end)
             times.append((time.perf_counter() - started) * 1e6)
         times.sort()
-        yield Row(name="look up an offset", unit="us", median=times[1000], min=times[0], max=times[-1], p99=times[1980])
+        yield Row(
+            name="look up an offset",
+            unit="us",
+            median=times[1000],
+            min=times[0],
+            max=times[-1],
+            p99=times[1980],
+        )
         log.abandon()
         started = time.perf_counter()
         log = Log.open(FILES, place / "log", TopicPartition("t", 0), LogOptions(segment_bytes=16 << 20))
         took = (time.perf_counter() - started) * 1e3
         verified = log.recovery.verified_bytes / 1e6
-        yield Row(name="start after a crash", unit="ms", median=took, min=took, max=took, verified_mb=verified)
+        yield Row(
+            name="start after a crash", unit="ms", median=took, min=took, max=took, verified_mb=verified
+        )
         log.close(0)
 
 
@@ -217,14 +250,24 @@ def group_commit() -> Iterator[Row]:
                 file_system.sync()
 
         for count in (1, 2, 3, 4, 8, 100, 1000):
-            for name, strategy in (("one by one", one_by_one), ("eight threads", threads), ("file system", whole)):
+            for name, strategy in (
+                ("one by one", one_by_one),
+                ("eight threads", threads),
+                ("file system", whole),
+            ):
                 times = []
                 for _ in range(5 if count == 1000 else 15):
                     dirty(count)
                     started = time.perf_counter()
                     strategy(count)
                     times.append((time.perf_counter() - started) * 1e3)
-                yield Row(name=f"{count} dirty, {name}", unit="ms", median=statistics.median(times), min=min(times), max=max(times))
+                yield Row(
+                    name=f"{count} dirty, {name}",
+                    unit="ms",
+                    median=statistics.median(times),
+                    min=min(times),
+                    max=max(times),
+                )
         for file in files:
             file.close()
         if file_system is not None:
@@ -250,7 +293,13 @@ def embedded_queue() -> Iterator[Row]:
 
                 yield measure("produce, 16 threads, flush=commit", "records/s", 4 * calls, many_threads)
             pairs = [(b"%d" % n, value) for n in range(50_000)]
-            yield measure("produce_many of 50,000, flush=commit", "records/s", len(pairs), lambda: queue.produce_many(pairs), 3)
+            yield measure(
+                "produce_many of 50,000, flush=commit",
+                "records/s",
+                len(pairs),
+                lambda: queue.produce_many(pairs),
+                3,
+            )
             group = iter(range(100))
             total = queue.stats().records
 
@@ -260,7 +309,9 @@ def embedded_queue() -> Iterator[Row]:
 
             yield measure("consume", "records/s", total, consume, 3)
         with embedded.open(place / "interval", flush="interval") as queue:
-            yield measure("produce, one thread, flush=interval", "records/s", 5000, lambda: one_thread(queue, 5000))
+            yield measure(
+                "produce, one thread, flush=interval", "records/s", 5000, lambda: one_thread(queue, 5000)
+            )
 
 
 SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -274,19 +325,26 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
 
 
 def show(row: Row) -> str:
-    extra = "  ".join(f"{key} {value:,.2f}" for key, value in row.items() if isinstance(value, float) and key not in ("median", "min", "max"))
-    digits = 0 if row["median"] >= 100 else 2
-    return f"  {row['name']:<52} {row['median']:>14,.{digits}f} {row['unit']:<10} [{row['min']:,.{digits}f} … {row['max']:,.{digits}f}]  {extra}"
+    """The row on a line: name, median, unit, range, and what it derives."""
+    shown = ("median", "min", "max")
+    extra = [
+        f"{key} {value:,.2f}" for key, value in row.items() if isinstance(value, float) and key not in shown
+    ]
+    median, low, high = (f"{row[key]:,.{0 if row['median'] >= 100 else 2}f}" for key in shown)
+    return f"  {row['name']:<52} {median:>14} {row['unit']:<10} [{low} … {high}]  {'  '.join(extra)}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write the table here too")
     parser.add_argument("section", nargs="*", help="which sections (default: all)")
     options = parser.parse_args()
     if unknown := set(options.section) - set(SECTIONS):
         parser.error(f"no section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, Linux {platform.release()}: median [min … max]")
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, Linux {platform.release()}"
+    print(f"{machine}: median [min … max]")
     table: dict[str, list[Row]] = {}
     for name in options.section or SECTIONS:
         print(f"{name}: {SECTIONS[name].__doc__}")

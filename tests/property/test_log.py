@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -129,7 +130,7 @@ class LogMachine(RuleBasedStateMachine):
         self.confirmed = self.log.durable_end
 
     batches = st.lists(
-        st.lists(st.tuples(st.sampled_from([0, 20, 600]), st.integers(0, 2_000)), min_size=1, max_size=6),
+        st.lists(st.tuples(st.sampled_from([0, 20, 600]), st.integers(0, 20)), min_size=1, max_size=6),
         min_size=1,
         max_size=4,
     )
@@ -163,10 +164,14 @@ class LogMachine(RuleBasedStateMachine):
         expected = {at: held for at, held in self.records.items() if at >= offset}
         assert self.read_from(offset, bytes_max) == expected
 
-    @rule(timestamp=st.integers(0, 2_001))
+    @rule(timestamp=st.integers(0, 21))
     def looks_up_a_time(self, timestamp: int) -> None:
         first = next(
-            ((at, held.timestamp) for at, held in sorted(self.records.items()) if held.timestamp >= timestamp),
+            (
+                (at, held.timestamp)
+                for at, held in sorted(self.records.items())
+                if held.timestamp >= timestamp
+            ),
             None,
         )
         assert self.log.find_time(timestamp) == first
@@ -209,7 +214,11 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.log_start <= below
         if limit:
             sealed = self.log.segments()[:-1]
-            assert not sealed or self.log.size_bytes - sealed[0].size_bytes < limit or sealed[0].next_offset > below
+            assert (
+                not sealed
+                or self.log.size_bytes - sealed[0].size_bytes < limit
+                or sealed[0].next_offset > below
+            )
         self.settle()
 
     @rule(limit=st.sampled_from([0, 2_000, 8_000]))
@@ -317,12 +326,9 @@ class LogMachine(RuleBasedStateMachine):
         self.open_and_compare()
 
     def refuses_appends(self) -> None:
-        try:
+        with pytest.raises(StorageFailed) as refused:
             self.log.append([encode_batch([b"refused"], 0)], self.epoch)
-        except StorageFailed as error:
-            assert error.outcome == "not_written"
-        else:
-            raise AssertionError("a failed log took an append")
+        assert refused.value.outcome == "not_written"
 
     def read_below(self, end: int) -> dict[int, Held]:
         return {at: held for at, held in self.read_from(self.log.log_start).items() if at < end}
@@ -335,8 +341,7 @@ class LogMachine(RuleBasedStateMachine):
             held = dict(self.records)
             try:
                 self.append([[(size, 1)], [(900, 1)]])  # of which the first may fit
-            except StorageFull as error:
-                assert error.outcome == "not_written"
+            except StorageFull:  # its outcome, "not written", is what the model goes by
                 self.records = held
                 assert self.log.log_end == self.end
                 self.confirmed = self.log.durable_end

@@ -70,7 +70,7 @@ def records(draw: st.DrawFn, *, least: int = 1) -> Records:
 
     return Records(
         values=column(ITEMS),
-        timestamps=column(TIMESTAMPS) if draw(st.booleans()) else draw(INT64),
+        timestamps=column(TIMESTAMPS) if draw(st.booleans()) else draw(TIMESTAMPS),
         keys=column(ITEMS) if draw(st.booleans()) else None,
         headers=column(HEADERS) if draw(st.booleans()) else None,
     )

@@ -53,9 +53,7 @@ class NameChange:
 
     def touches(self, directory: DirectoryNode) -> bool:
         """Whether a sync of `directory` has to confirm it."""
-        return any(
-            place is not None and place[0] is directory for place in (self.source, self.target)
-        )
+        return any(place is not None and place[0] is directory for place in (self.source, self.target))
 
 
 class Tree:

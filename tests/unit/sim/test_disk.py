@@ -199,9 +199,7 @@ class TestNames:
         disk.make_directory(DATA / "inner")
         disk.open(DATA / "inner" / "file", create=True)
         disk.sync_directory(DATA / "inner")
-        outcomes = {
-            names(crashed, DATA / "inner") if names(crashed) else None for crashed in crashes(disk)
-        }
+        outcomes = {names(crashed, DATA / "inner") if names(crashed) else None for crashed in crashes(disk)}
         assert outcomes == {None, frozenset({"file"})}
 
     def test_an_unsynced_rename_leaves_the_old_target_or_the_new_one(self) -> None:
@@ -254,9 +252,7 @@ class TestNames:
         disk = disk_with(Random(1), log=b"content")
         disk.unlink(LOG)
         disk.remove_directory(DATA)
-        outcomes = {
-            names(crashed) if names(crashed, Path("/")) else None for crashed in crashes(disk)
-        }
+        outcomes = {names(crashed) if names(crashed, Path("/")) else None for crashed in crashes(disk)}
         assert outcomes == {None, frozenset(), frozenset({"log"})}
 
     def test_a_file_system_sync_confirms_every_name_and_every_byte(self) -> None:
@@ -565,9 +561,7 @@ class TestStopping:
         assert disk.operations == before + 5
 
     @pytest.mark.parametrize("stop", [SimFiles.crash, SimFiles.kill])
-    def test_handles_are_dead_and_locks_free_afterwards(
-        self, stop: Callable[[SimFiles], None]
-    ) -> None:
+    def test_handles_are_dead_and_locks_free_afterwards(self, stop: Callable[[SimFiles], None]) -> None:
         disk = disk_with(Random(1), log=b"content")
         file, lock, whole = disk.open(LOG), disk.lock(LOG), disk.file_system(DATA)
         assert whole is not None

@@ -20,9 +20,9 @@ from millpond.wire.batch import (
 )
 from millpond.wire.columns import Columns, encode_columns
 from millpond.wire.compression import Codec, compress
-from millpond.wire.errors import CorruptBatch, RecordTooLarge, UnsupportedFormat
+from millpond.wire.errors import CorruptBatch, InvalidRecord, RecordTooLarge, UnsupportedFormat
 from millpond.wire.frame import FRAME_BYTES, check_frame, pack_frame
-from millpond.wire.header import HEADER_BYTES, LENGTH_END, Attributes, BatchHeader
+from millpond.wire.header import HEADER_BYTES, LENGTH_END, RECORDS_MAX, Attributes, BatchHeader
 from millpond.wire.record import Headers, Record
 
 PACKING = [Codec.GZIP, Codec.LZ4, Codec.ZSTD]
@@ -139,9 +139,7 @@ class TestFormat:
         with pytest.raises(AssertionError):
             encode_batch([], 0)
 
-    def test_a_body_that_no_decoder_would_take_is_refused(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_body_that_no_decoder_would_take_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(batch_module, "BODY_BYTES_MAX", 100)
         encode_batch([b"a" * 96], 0)
         with pytest.raises(RecordTooLarge) as caught:
@@ -177,9 +175,7 @@ class TestDecoding:
     def test_log_append_time_stands_for_every_timestamp(self) -> None:
         made = example()
         attributes = made.header.attributes | Attributes.LOG_APPEND_TIME
-        batch = resealed(
-            made.header, made.data[HEADER_BYTES:], attributes=attributes, max_timestamp=99 << 40
-        )
+        batch = resealed(made.header, made.data[HEADER_BYTES:], attributes=attributes, max_timestamp=99 << 40)
         assert list(decode_batch(parse_batch(batch.data)).timestamps) == [99 << 40] * 3
 
     def compacted(self, deltas: Sequence[int], last_offset_delta: int) -> Batch:
@@ -187,12 +183,8 @@ class TestDecoding:
         flags, body = encode_columns(Columns(values, offset_deltas=deltas))
         return with_body(flags, len(deltas), len(body), body, last_offset_delta=last_offset_delta)
 
-    @pytest.mark.parametrize(
-        ("deltas", "last"), [([0], 0), ([5], 9), ([0, 3, 9], 9), ([], 9), ([], 0)]
-    )
-    def test_a_compacted_batch_keeps_its_offsets_and_its_end(
-        self, deltas: list[int], last: int
-    ) -> None:
+    @pytest.mark.parametrize(("deltas", "last"), [([0], 0), ([5], 9), ([0, 3, 9], 9), ([], 9), ([], 0)])
+    def test_a_compacted_batch_keeps_its_offsets_and_its_end(self, deltas: list[int], last: int) -> None:
         batch = parse_batch(self.compacted(deltas, last).data)
         assert list(decode_batch(batch).offsets) == deltas
         assert batch.header.next_offset == last + 1
@@ -361,7 +353,7 @@ class TestMemory:
         ],
     )
     def test_a_huge_count_in_a_small_body_costs_nothing(self, flag: int) -> None:
-        batch = with_body(Attributes.COLUMNS | flag, (1 << 31) - 1, 40, b"\xff" * 40)
+        batch = with_body(Attributes.COLUMNS | flag, RECORDS_MAX, 40, b"\xff" * 40)
         assert peak_bytes_of_refusal(batch) < self.SMALL
 
     def test_huge_lengths_in_a_small_body_cost_nothing(self) -> None:
@@ -388,3 +380,19 @@ class TestMemory:
             tracemalloc.stop()
         assert len(decoded.values) == count
         assert peak < 32 * declared_body_bytes(batch)
+
+
+@pytest.mark.parametrize("timestamps", [2**63, -(2**63), [0, 2**63], [-(2**63), 0]])
+def test_a_timestamp_that_does_not_fit_is_refused_by_name(timestamps: int | list[int]) -> None:
+    with pytest.raises(InvalidRecord, match="no time that a record can have"):
+        encode_batch([b"a", b"b"], timestamps)
+
+
+def test_more_records_than_a_reader_should_make_are_refused() -> None:
+    batch = encode_batch([b"a"], 1)
+    count = RECORDS_MAX + 1
+    crowded = seal(
+        batch.header._replace(record_count=count, last_offset_delta=count - 1), batch.data[HEADER_BYTES:]
+    )
+    with pytest.raises(CorruptBatch, match="are allowed"):
+        parse_batch(crowded.data)

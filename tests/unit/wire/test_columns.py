@@ -154,8 +154,6 @@ def test_another_count_than_the_body_has_is_corrupt(count: int) -> None:
         (BARE | Attributes.OFFSET_DELTAS, 1, u32(0), "a column of 4 bytes, 0 are left"),
     ],
 )
-def test_a_contradiction_is_corrupt_and_named(
-    flags: int, count: int, body: bytes, reason: str
-) -> None:
+def test_a_contradiction_is_corrupt_and_named(flags: int, count: int, body: bytes, reason: str) -> None:
     with pytest.raises(CorruptBatch, match=reason):
         decode_columns(flags, count, body)

@@ -53,7 +53,7 @@ ROWS = pytest.mark.parametrize("cls", ERRORS.values(), ids=lambda cls: cls.__nam
 
 def facts_of(cls: type[MillpondError]) -> dict[str, Any]:
     """A value for each fact of a row."""
-    return {field.name: FACTS[str(field.type)] for field in fields(cls)}  # type: ignore[arg-type]
+    return {field.name: FACTS[str(field.type)] for field in fields(cls)}  # type: ignore[arg-type]  # every error class is a dataclass
 
 
 def made(cls: type[MillpondError]) -> MillpondError:
@@ -96,7 +96,7 @@ def test_a_row_says_how_it_travels_and_what_it_means(cls: type[MillpondError]) -
 @ROWS
 def test_a_message_is_made_of_facts_that_the_error_has(cls: type[MillpondError]) -> None:
     named = {name for _, name, _, _ in string.Formatter().parse(cls.message) if name}
-    assert named <= {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    assert named <= {field.name for field in fields(cls)}  # type: ignore[arg-type]  # every error class is a dataclass
     facts = facts_of(cls)
     text = str(cls(**facts))
     assert text
@@ -115,9 +115,7 @@ def test_an_error_keeps_its_facts_and_shows_them(cls: type[MillpondError]) -> No
 
 @ROWS
 @pytest.mark.parametrize("how", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_an_error_survives_a_copy_and_a_way_to_another_process(
-    cls: type[MillpondError], how: Any
-) -> None:
+def test_an_error_survives_a_copy_and_a_way_to_another_process(cls: type[MillpondError], how: Any) -> None:
     error = made(cls)
     again = how(error)
     assert type(again) is cls
@@ -132,7 +130,7 @@ def test_a_fact_that_is_missing_or_unknown_is_refused(cls: type[MillpondError]) 
         cls(**{**facts, "unheard_of": 1})
     with pytest.raises(TypeError):
         cls(*facts.values())
-    needed = [field.name for field in fields(cls) if field.default is MISSING]  # type: ignore[arg-type]
+    needed = [field.name for field in fields(cls) if field.default is MISSING]  # type: ignore[arg-type]  # every error class is a dataclass
     for name in needed:
         with pytest.raises(TypeError, match=name):
             cls(**{key: value for key, value in facts.items() if key != name})
@@ -149,7 +147,7 @@ def test_an_error_of_a_send_says_whether_the_record_may_be_in_the_log() -> None:
     defaults = {
         cls.__name__: field.default
         for cls in ERRORS.values()
-        for field in fields(cls)  # type: ignore[arg-type]
+        for field in fields(cls)  # type: ignore[arg-type]  # every error class is a dataclass
         if field.name == "outcome"
     }
     unknown = {name for name, outcome in defaults.items() if outcome is Outcome.UNKNOWN}

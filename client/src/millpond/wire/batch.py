@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
 from millpond.wire.columns import Columns, decode_columns, encode_columns
 from millpond.wire.compression import Codec, compress, decompress
-from millpond.wire.errors import CorruptBatch, RecordTooLarge
+from millpond.wire.errors import CorruptBatch, InvalidRecord, RecordTooLarge
 from millpond.wire.header import (
     CRC_START,
     HEADER_BYTES,
     LENGTH_END,
     MAGIC_COLUMNS,
     NO_PRODUCER_ID,
+    RECORDS_MAX,
     Attributes,
     BatchHeader,
     check_header,
@@ -33,6 +34,10 @@ from millpond.wire.record import NO_HEADERS, Headers, Record
 _BODY_SIZE: Final = struct.Struct("<I")
 BODY_BYTES_MAX: Final = 64 << 20
 """Largest uncompressed body a decoder makes room for: a bound on what one batch costs a consumer."""
+
+
+TIMESTAMP_MAX_MS: Final = 1 << 62
+"""A timestamp and the difference of any two fit in 64 bits."""
 
 
 class Batch(NamedTuple):
@@ -70,7 +75,14 @@ class DecodedBatch(NamedTuple):
         keys = repeat(None) if self.keys is None else self.keys
         headers = repeat(NO_HEADERS) if self.headers is None else self.headers
         columns = zip(
-            repeat(topic), repeat(partition), self.offsets, self.timestamps, keys, self.values, headers, strict=False
+            repeat(topic),
+            repeat(partition),
+            self.offsets,
+            self.timestamps,
+            keys,
+            self.values,
+            headers,
+            strict=False,
         )
         return list(map(tuple.__new__, repeat(Record), columns))
 
@@ -88,16 +100,18 @@ def encode_batch(
 
     All columns have the length of `values`, at least 1; one timestamp serves for all. A block that its
     codec does not make smaller is stored plain. Raises TypeError for an item that is not bytes or None,
-    RecordTooLarge for a body that no decoder would accept.
+    RecordTooLarge for a body and InvalidRecord for a timestamp that no decoder would accept.
     """
     count = len(values)
-    assert count >= 1, "a producer's batch holds a record"
+    assert 1 <= count <= RECORDS_MAX, "a producer's batch holds a record, and no more than can be decoded"
     if isinstance(timestamps, int):
         base, latest, deltas = timestamps, timestamps, None
     else:
         assert len(timestamps) == count, "a timestamp for each value"
-        base, latest = timestamps[0], max(timestamps)
-        deltas = None if latest == base == min(timestamps) else [timestamp - base for timestamp in timestamps]
+        base, latest, earliest = timestamps[0], max(timestamps), min(timestamps)
+        deltas = None if latest == base == earliest else [timestamp - base for timestamp in timestamps]
+        _check_time(earliest)
+    _check_time(latest)
     flags, body = encode_columns(Columns(values, keys, headers, deltas))
     if len(body) > BODY_BYTES_MAX:
         raise RecordTooLarge(size_bytes=len(body), limit_bytes=BODY_BYTES_MAX)
@@ -120,6 +134,11 @@ def encode_batch(
         record_count=count,
     )
     return seal(unchecked, _BODY_SIZE.pack(len(body)) + block)
+
+
+def _check_time(timestamp: int) -> None:
+    if not -TIMESTAMP_MAX_MS <= timestamp <= TIMESTAMP_MAX_MS:
+        raise InvalidRecord(reason=f"timestamp {timestamp} ms is no time that a record can have")
 
 
 def seal(header: BatchHeader, body: bytes | memoryview) -> Batch:
@@ -185,7 +204,7 @@ def _offsets(header: BatchHeader, columns: Columns) -> Sequence[int]:
     if deltas is None:
         return range(base, base + header.record_count)
     offsets = [base + delta for delta in deltas]
-    if any(left >= right for left, right in zip(offsets, offsets[1:], strict=False)):
+    if any(left >= right for left, right in pairwise(offsets)):
         raise CorruptBatch(reason="offsets that do not increase")
     if offsets and offsets[-1] >= header.next_offset:
         raise CorruptBatch(reason="an offset past the end of the batch")

@@ -24,7 +24,8 @@ from millpond.wire.record import NO_HEADERS, Headers
 _U32: Final = "I"
 _I64: Final = "q"
 _SWAP: Final = sys.byteorder == "big"
-assert array(_U32).itemsize == 4 and array(_I64).itemsize == 8, "array's codes have the sizes of the columns"
+assert array(_U32).itemsize == 4, "the code has the size of the column"
+assert array(_I64).itemsize == 8, "likewise"
 
 
 class Columns(NamedTuple):
@@ -113,9 +114,7 @@ def decode_columns(flags: int, count: int, body: bytes) -> Columns:
     return Columns(values, keys, headers, timestamp_deltas, offset_deltas)
 
 
-def _lengths(
-    what: str, column: Sequence[bytes | None]
-) -> tuple[array[int], bool, Iterable[bytes]]:
+def _lengths(what: str, column: Sequence[bytes | None]) -> tuple[array[int], bool, Iterable[bytes]]:
     """Lengths of a column, whether any is null, and what to join. The common case has no null."""
     try:
         return array(_U32, map(len, column)), False, _bytes_only(what, column)  # type: ignore[arg-type]  # a null raises
@@ -180,7 +179,9 @@ class _Reader:
     def blobs(self, lengths: array[int]) -> list[bytes]:
         ends = list(accumulate(lengths, initial=self._at))
         if ends[-1] > len(self._body):
-            raise CorruptBatch(reason=f"blobs of {ends[-1] - self._at} bytes, {len(self._body) - self._at} are left")
+            raise CorruptBatch(
+                reason=f"blobs of {ends[-1] - self._at} bytes, {len(self._body) - self._at} are left"
+            )
         self._at = ends[-1]
         return list(map(self._body.__getitem__, map(slice, ends, islice(ends, 1, None))))
 

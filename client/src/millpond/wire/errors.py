@@ -185,7 +185,7 @@ class RecordTooLarge(MillpondError, code=ErrorCode.RECORD_TOO_LARGE, status="INV
 
 
 class InvalidRecord(MillpondError, code=ErrorCode.INVALID_RECORD, status="INVALID_ARGUMENT"):
-    """A record or batch says something a producer may not say: a time far ahead, a control bit, bad counts."""
+    """A record or batch says what a producer may not say: a time far ahead, a control bit, bad counts."""
 
     reason: str
     outcome: Outcome = Outcome.NOT_WRITTEN
@@ -332,7 +332,9 @@ class BufferFull(MillpondError, code=ErrorCode.BUFFER_FULL, status="RESOURCE_EXH
     message = "the producer's buffer of {buffer_bytes} bytes is full"
 
 
-class DeliveryTimeout(MillpondError, TimeoutError, code=ErrorCode.DELIVERY_TIMEOUT, status="DEADLINE_EXCEEDED"):
+class DeliveryTimeout(
+    MillpondError, TimeoutError, code=ErrorCode.DELIVERY_TIMEOUT, status="DEADLINE_EXCEEDED"
+):
     """A record was not acknowledged within delivery_timeout."""
 
     timeout: float
@@ -380,7 +382,9 @@ class ForkedClient(MillpondError, code=ErrorCode.FORKED_CLIENT, status="FAILED_P
     message = "this {what} was opened before fork(); open one in the child"
 
 
-class ClusterUnavailable(MillpondError, code=ErrorCode.CLUSTER_UNAVAILABLE, status="UNAVAILABLE", retriable=True):
+class ClusterUnavailable(
+    MillpondError, code=ErrorCode.CLUSTER_UNAVAILABLE, status="UNAVAILABLE", retriable=True
+):
     """No broker could be reached. `tried` maps each address to what went wrong there."""
 
     tried: dict[str, str]
@@ -407,7 +411,9 @@ class StorageFailed(MillpondError, code=ErrorCode.STORAGE_FAILED, status="UNAVAI
     message = "storage failed at {path}: {reason}"
 
 
-class DirectoryInUse(MillpondError, code=ErrorCode.DIRECTORY_IN_USE, status="FAILED_PRECONDITION", retriable=True):
+class DirectoryInUse(
+    MillpondError, code=ErrorCode.DIRECTORY_IN_USE, status="FAILED_PRECONDITION", retriable=True
+):
     """Another process, or another object of this one, has the directory open."""
 
     path: str

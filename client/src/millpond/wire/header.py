@@ -21,6 +21,8 @@ CRC_START: Final = 21
 """First byte the checksum covers; what stands before it is patched by the leader (DESIGN: batches)."""
 MAGIC_COLUMNS: Final = 3
 NO_PRODUCER_ID: Final = -1
+RECORDS_MAX: Final = 1 << 20
+"""Most records in a batch: the smallest takes 4 bytes of it, and some hundred of whoever decodes it."""
 
 assert HEADER_BYTES == 61, "the header is Kafka's, byte for byte"
 
@@ -103,10 +105,14 @@ def check_header(header: BatchHeader) -> None:
     counts that contradict each other.
     """
     if header.magic != MAGIC_COLUMNS:
-        raise UnsupportedFormat(what=f"record batch of magic {header.magic}; this version reads {MAGIC_COLUMNS}")
+        raise UnsupportedFormat(
+            what=f"record batch of magic {header.magic}; this version reads {MAGIC_COLUMNS}"
+        )
     attributes = header.attributes
     if attributes & ~_KNOWN_BITS:
-        raise UnsupportedFormat(what=f"record batch with unknown attribute bits {attributes & ~_KNOWN_BITS:#06x}")
+        raise UnsupportedFormat(
+            what=f"record batch with unknown attribute bits {attributes & ~_KNOWN_BITS:#06x}"
+        )
     if not attributes & Attributes.COLUMNS:
         raise CorruptBatch(reason="the attributes deny the magic")
     if attributes & CODEC_MASK not in _CODECS:
@@ -114,14 +120,15 @@ def check_header(header: BatchHeader) -> None:
     if header.batch_length < HEADER_BYTES - LENGTH_END:
         raise CorruptBatch(reason=f"length {header.batch_length} is shorter than a header")
     if header.record_count < 0 or header.last_offset_delta < 0:
-        raise CorruptBatch(
-            reason=f"{header.record_count} records, last offset delta {header.last_offset_delta}: one is negative"
-        )
+        counts = f"{header.record_count} records, last offset delta {header.last_offset_delta}"
+        raise CorruptBatch(reason=f"{counts}: one is negative")
+    if header.record_count > RECORDS_MAX:
+        raise CorruptBatch(reason=f"{header.record_count} records; {RECORDS_MAX} are allowed")
     if header.record_count > header.last_offset_delta + 1:
-        raise CorruptBatch(
-            reason=f"{header.record_count} records in {header.last_offset_delta + 1} offsets"
-        )
+        raise CorruptBatch(reason=f"{header.record_count} records in {header.last_offset_delta + 1} offsets")
     if not attributes & Attributes.OFFSET_DELTAS and header.record_count != header.last_offset_delta + 1:
-        raise CorruptBatch(reason=f"{header.record_count} records, last offset delta {header.last_offset_delta}")
+        raise CorruptBatch(
+            reason=f"{header.record_count} records, last offset delta {header.last_offset_delta}"
+        )
     if header.max_timestamp < header.base_timestamp and not attributes & Attributes.TIMESTAMP_DELTAS:
         raise CorruptBatch(reason="the greatest timestamp lies before the first")

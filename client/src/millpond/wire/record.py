@@ -31,7 +31,7 @@ class Headers(Mapping[str, bytes]):
 
     def __init__(self, headers: Mapping[str, bytes] | Iterable[tuple[str, bytes]] = ()) -> None:
         if isinstance(headers, Headers):
-            pairs: Iterable[tuple[str, bytes]] = headers._items
+            pairs: Iterable[tuple[str, bytes]] = headers.multi_items()
         else:
             pairs = headers.items() if isinstance(headers, Mapping) else headers
         self._items = tuple((name, value) for name, value in pairs)
@@ -46,7 +46,7 @@ class Headers(Mapping[str, bytes]):
     def from_items(cls, items: tuple[tuple[str, bytes], ...]) -> Headers:
         """Headers of pairs whose types are known, as a decoder's are: nothing is checked again."""
         made = cls.__new__(cls)
-        made._items = items
+        made._items = items  # noqa: SLF001 - its own, being made
         return made
 
     def multi_items(self) -> tuple[tuple[str, bytes], ...]:
@@ -99,5 +99,3 @@ class Record(NamedTuple, Generic[K, V]):
     def datetime(self) -> datetime:
         """The timestamp as an aware datetime in UTC."""
         return datetime.fromtimestamp(self.timestamp / 1000, tz=UTC)
-
-
