@@ -191,6 +191,14 @@ def test_an_iterator_hands_out_nothing_after_close_though_it_read_ahead(director
         queue.commit("group", record)
 
 
+def test_an_iterator_that_was_not_begun_before_close_is_empty(directory: Path) -> None:
+    queue = embedded.open(directory)
+    queue.produce(b"k", b"v")
+    iterator = queue.consume("group")
+    queue.close()
+    assert list(iterator) == []
+
+
 def test_a_large_backlog_in_one_partition_does_not_starve_the_others(directory: Path) -> None:
     with embedded.open(directory, partitions=2) as queue:
         busy = b"a"

@@ -218,6 +218,20 @@ def test_a_failed_sync_is_unknown_to_every_producer_that_waited_for_it(directory
         assert [record.value for record in queue.consume("group", timeout=0)] == [b"safe", b"back"]
 
 
+def test_a_producer_is_not_told_of_success_because_another_got_its_offset_after_a_failed_sync() -> None:
+    """It wakes late: the partition was cut and has grown past that offset again."""
+    files = SimFiles(Random(1))
+    with embedded.open(HOME, partitions=1, files=files) as queue:
+        queue.produce(b"k", b"safe")
+        ticket = queue._data[0].append([encode_batch([b"doubtful"], 0)])
+        files.fail_next_sync()
+        queue._commits.sync(queue._data)
+        assert queue.produce(b"k", b"another") == (0, ticket.base_offset)
+        (error,) = queue._commits.wait([ticket]).values()
+        assert isinstance(error, StorageFailed)
+        assert error.outcome == "unknown"
+
+
 @pytest.mark.parametrize("partitions", [1, 8])
 def test_after_a_failed_sync_the_next_produce_recovers_by_itself_and_survives_power_loss(
     partitions: int,

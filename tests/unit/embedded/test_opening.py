@@ -186,6 +186,7 @@ def test_flush_must_be_the_same_again(directory: Path) -> None:
         ({"config": {"retention_byte": 1}}, "retention_byte"),
         ({"config": {"flush": "interval"}}, "flush"),
         ({"config": {"segment_bytes": 1}}, "segment_bytes"),
+        ({"config": {"flush_interval_ms": 50}}, "flush_interval_ms"),
         ({"config": {"retention_ms": "a week"}}, "retention_ms"),
         ({"config": {"record_bytes_max": -1}}, "record_bytes_max"),
         ({"config": {"cleanup_policy": "compact"}}, "cleanup_policy"),
