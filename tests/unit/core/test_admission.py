@@ -18,7 +18,7 @@ from millpond.wire.errors import (
     RecordTooLarge,
     UnsupportedFormat,
 )
-from millpond.wire.header import HEADER_BYTES, Attributes
+from millpond.wire.header import HEADER_BYTES, RECORDS_MAX, Attributes
 from millpond_broker.core.admission import AdmissionLimits, admit
 
 NOW_MS = 1_700_000_000_000
@@ -152,9 +152,7 @@ def test_a_bit_that_only_a_broker_sets_is_refused(bit: int) -> None:
     refused(with_bits(bit), InvalidRecord, "only a broker sets")
 
 
-@pytest.mark.parametrize(
-    ("record_count", "last_offset_delta"), [(-1, 2), (3, -1), (-1, -2), (4, 2), (2, 2)]
-)
+@pytest.mark.parametrize(("record_count", "last_offset_delta"), [(-1, 2), (3, -1), (-1, -2), (4, 2), (2, 2)])
 def test_counts_that_are_negative_or_contradict_each_other_are_refused(
     record_count: int, last_offset_delta: int
 ) -> None:
@@ -176,17 +174,15 @@ def test_a_batch_without_records_is_refused() -> None:
 def test_more_records_than_the_body_could_hold_are_refused_before_they_eat_offsets() -> None:
     batch = encode_batch([b""] * 3, NOW_MS)
     assert admitted(batch.data).header.record_count == 3, "four bytes a record are enough"
-    count = batch.header._replace(record_count=4, last_offset_delta=3)
-    refused(
-        bytes(seal(count, batch.data[HEADER_BYTES:]).data),
-        InvalidRecord,
-        "4 records in a body of 12",
-    )
-    refused(
-        sound(record_count=2**31 - 1, last_offset_delta=2**31 - 2),
-        InvalidRecord,
-        "records in a body",
-    )
+    for count in (4, 1000, RECORDS_MAX):
+        header = batch.header._replace(record_count=count, last_offset_delta=count - 1)
+        data = bytes(seal(header, batch.data[HEADER_BYTES:]).data)
+        refused(data, InvalidRecord, f"{count} records in a body of 12")
+
+
+@pytest.mark.parametrize("count", [RECORDS_MAX + 1, 2**31 - 1])
+def test_more_records_than_any_batch_may_have_are_refused(count: int) -> None:
+    refused(sound(record_count=count, last_offset_delta=count - 1), CorruptBatch, "are allowed")
 
 
 def test_a_time_before_1970_is_refused() -> None:
@@ -200,9 +196,7 @@ def test_a_time_too_far_ahead_is_refused_because_it_would_pin_its_segment() -> N
     latest = NOW_MS + LIMITS.timestamp_ahead_ms_max
     assert admitted(encode_batch([b"x"], latest).data).header.max_timestamp == latest
     refused(bytes(encode_batch([b"x"], latest + 1).data), InvalidRecord, "too far ahead")
-    refused(
-        bytes(encode_batch([b"x", b"y"], [NOW_MS, latest + 1]).data), InvalidRecord, "too far ahead"
-    )
+    refused(bytes(encode_batch([b"x", b"y"], [NOW_MS, latest + 1]).data), InvalidRecord, "too far ahead")
 
 
 def test_a_greatest_time_before_the_first_is_refused() -> None:
@@ -229,14 +223,10 @@ def test_a_greatest_time_before_the_first_is_refused() -> None:
 def test_a_producer_id_epoch_and_sequence_that_do_not_go_together_are_refused(
     producer: Producer,
 ) -> None:
-    refused(
-        bytes(encode_batch([b"x"], NOW_MS, producer=producer).data), InvalidRecord, "go together"
-    )
+    refused(bytes(encode_batch([b"x"], NOW_MS, producer=producer).data), InvalidRecord, "go together")
 
 
-@pytest.mark.parametrize(
-    "producer", [Producer(), Producer(0, 0, 0), Producer(2**62, 2**15 - 1, 2**31 - 1)]
-)
+@pytest.mark.parametrize("producer", [Producer(), Producer(0, 0, 0), Producer(2**62, 2**15 - 1, 2**31 - 1)])
 def test_a_whole_producer_or_none_is_admitted(producer: Producer) -> None:
     batch = encode_batch([b"x"], NOW_MS, producer=producer)
     assert admitted(batch.data).header.producer_id == producer.producer_id

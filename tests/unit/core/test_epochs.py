@@ -65,9 +65,7 @@ def test_a_cut_forgets_epochs_that_began_at_or_past_the_new_end(log_end: int, le
 @pytest.mark.parametrize(
     ("log_start", "first"), [(0, 0), (9, 0), (10, 1), (11, 1), (24, 1), (25, 2), (99, 2)]
 )
-def test_a_trim_forgets_epochs_that_ended_and_keeps_the_one_in_force(
-    log_start: int, first: int
-) -> None:
+def test_a_trim_forgets_epochs_that_ended_and_keeps_the_one_in_force(log_start: int, first: int) -> None:
     """Rule 3: the first entry is at or below the log start, so every offset has its epoch."""
     epochs = LeaderEpochs(ENTRIES)
     epochs.cut_before(log_start)

@@ -20,9 +20,7 @@ SEQUENCE_MAX = 2**31 - 1
 
 
 def header(offset: int, producer: Producer, records: int = 1, timestamp: int = 1000) -> BatchHeader:
-    return encode_batch([b"v"] * records, timestamp, producer=producer).header._replace(
-        base_offset=offset
-    )
+    return encode_batch([b"v"] * records, timestamp, producer=producer).header._replace(base_offset=offset)
 
 
 def seen(producers: Producers, producer_id: int) -> list[SeenBatch]:
@@ -106,9 +104,7 @@ def test_a_producer_silent_for_more_than_a_day_is_forgotten() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.integers(1, 4), st.integers(0, 2), st.integers(0, SEQUENCE_MAX), st.integers(1, 3)
-        ),
+        st.tuples(st.integers(1, 4), st.integers(0, 2), st.integers(0, SEQUENCE_MAX), st.integers(1, 3)),
         max_size=30,
     )
 )

@@ -45,9 +45,7 @@ def test_both_bounds_are_allowed_as_text_and_as_a_number(key: str, end: int) -> 
 
 @pytest.mark.parametrize("key", BOUNDS)
 @pytest.mark.parametrize(("end", "step"), [(0, -1), (1, 1)])
-def test_a_value_past_a_bound_is_refused_by_key_and_says_the_bounds(
-    key: str, end: int, step: int
-) -> None:
+def test_a_value_past_a_bound_is_refused_by_key_and_says_the_bounds(key: str, end: int, step: int) -> None:
     minimum, maximum = BOUNDS[key]
     value = BOUNDS[key][end] + step
     if value == -1 and key in UNLIMITED:
@@ -108,9 +106,7 @@ def test_an_unknown_key_that_resembles_none_gets_no_suggestion() -> None:
         ("timestamp_type", "log-append time"),
     ],
 )
-def test_a_key_of_a_feature_to_come_is_refused_with_the_name_of_the_feature(
-    key: str, feature: str
-) -> None:
+def test_a_key_of_a_feature_to_come_is_refused_with_the_name_of_the_feature(key: str, feature: str) -> None:
     with pytest.raises(InvalidConfig) as raised:
         TopicConfig.parse({key: "1"})
     assert raised.value.key == key
