@@ -176,9 +176,7 @@ class TestReadingAndWriting:
 
 
 class TestNames:
-    def test_a_listing_has_every_name_with_its_size_and_none_for_a_directory(
-        self, disk: Disk
-    ) -> None:
+    def test_a_listing_has_every_name_with_its_size_and_none_for_a_directory(self, disk: Disk) -> None:
         disk.create("file", b"12345")
         disk.create("empty")
         disk.files.make_directory(disk.home / "directory")
@@ -210,9 +208,7 @@ class TestNames:
         handle.close()
         assert disk.read("new") == b"Content"
 
-    def test_a_rename_replaces_its_target_and_old_handles_keep_the_old_file(
-        self, disk: Disk
-    ) -> None:
+    def test_a_rename_replaces_its_target_and_old_handles_keep_the_old_file(self, disk: Disk) -> None:
         target = disk.create("target", b"old")
         handle = disk.files.open(target)
         disk.files.rename(disk.create("source", b"newer"), target)
@@ -293,9 +289,7 @@ class TestFileSystem:
             pytest.skip("this system reports no errors of a file system sync")
         return whole
 
-    def test_a_whole_file_system_is_synced_as_often_as_is_asked(
-        self, disk: Disk, file: File
-    ) -> None:
+    def test_a_whole_file_system_is_synced_as_often_as_is_asked(self, disk: Disk, file: File) -> None:
         whole = self.whole(disk)
         file.write_at(0, [b"abc"])
         whole.sync()
@@ -380,9 +374,7 @@ class TestOsFiles:
             process.kill()
         OsFiles().lock(path).release()
 
-    def test_a_forked_child_does_not_go_on_holding_the_lock_of_its_parent(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_forked_child_does_not_go_on_holding_the_lock_of_its_parent(self, tmp_path: Path) -> None:
         # The child must outlive its parent, so the parent is a process of its own.
         program = (
             "import os, sys\n"
@@ -421,9 +413,7 @@ class TestOsFiles:
         os.mkfifo(tmp_path / "pipe")
         assert OsFiles().list(tmp_path) == {"pipe": 0}
 
-    def test_descriptors_are_not_inherited_by_programs_that_are_started(
-        self, tmp_path: Path
-    ) -> None:
+    def test_descriptors_are_not_inherited_by_programs_that_are_started(self, tmp_path: Path) -> None:
         files = OsFiles()
         file, lock = files.open(tmp_path / "file", create=True), files.lock(tmp_path / "lock")
         program = (

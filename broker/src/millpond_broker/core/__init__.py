@@ -1,4 +1,4 @@
-"""Decisions, and nothing else: machines and tables that take values and return values (DESIGN: decide, then do).
+"""Decisions, and nothing else: machines and tables that take values and return values.
 
 No file, socket, clock, randomness, thread or logger is imported below this package.
 """

@@ -15,10 +15,7 @@ from millpond.wire.errors import InvalidRecord, RecordTooLarge, UnsupportedForma
 from millpond.wire.header import NO_PRODUCER_ID, Attributes, BatchHeader
 
 _BROKER_BITS: Final = (
-    Attributes.CONTROL
-    | Attributes.DELETE_HORIZON
-    | Attributes.LOG_APPEND_TIME
-    | Attributes.OFFSET_DELTAS
+    Attributes.CONTROL | Attributes.DELETE_HORIZON | Attributes.LOG_APPEND_TIME | Attributes.OFFSET_DELTAS
 )
 _COLUMN_BYTES_MIN: Final = 4
 """Every record has at least its value length in the body."""
@@ -65,11 +62,12 @@ def _check_counts(header: BatchHeader, body_bytes: int) -> None:
 
 def _check_times(header: BatchHeader, latest: int) -> None:
     if not 0 <= header.base_timestamp <= header.max_timestamp:
-        raise InvalidRecord(
-            reason=f"timestamps from {header.base_timestamp} to {header.max_timestamp} are not in order from 1970 on"
-        )
+        stated = f"timestamps from {header.base_timestamp} to {header.max_timestamp}"
+        raise InvalidRecord(reason=f"{stated} are not in order from 1970 on")
     if header.max_timestamp > latest:
-        raise InvalidRecord(reason=f"timestamp {header.max_timestamp} lies too far ahead; {latest} is allowed")
+        raise InvalidRecord(
+            reason=f"timestamp {header.max_timestamp} lies too far ahead; {latest} is allowed"
+        )
 
 
 def _check_producer(header: BatchHeader) -> None:

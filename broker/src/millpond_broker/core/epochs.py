@@ -29,7 +29,8 @@ class LeaderEpochs:
 
     def begin(self, epoch: int, start: int) -> None:
         """`epoch` begins at offset `start`. An epoch that wrote nothing leaves no entry behind (its start
-        is taken over)."""
+        is taken over).
+        """
         assert not self._epochs or epoch > self._epochs[-1], "epochs only grow"
         assert not self._starts or start >= self._starts[-1], "an epoch begins where the log ends"
         while self._starts and self._starts[-1] == start:
@@ -51,7 +52,8 @@ class LeaderEpochs:
 
     def cut_before(self, log_start: int) -> bool:
         """The log now starts at `log_start`: forget epochs that ended there, keep the one in force.
-        Whether there was anything to forget."""
+        Whether there was anything to forget.
+        """
         in_force = bisect_right(self._starts, log_start) - 1
         if in_force <= 0:
             return False

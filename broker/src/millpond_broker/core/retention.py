@@ -27,8 +27,9 @@ def retained_from(
     """The log start after dropping every sealed segment that time or size says; `log_start` if none.
 
     `sealed` comes oldest first and is asked for no more segments than it takes to find one that stays;
-    `size_bytes` is that of the whole log. None as a limit means unlimited. Time drops a segment once its newest record is older than
-    `retention_ms`; size drops one only if what remains still holds `retention_bytes`.
+    `size_bytes` is that of the whole log. None as a limit means unlimited. Time drops a segment once its
+    newest record is older than `retention_ms`; size drops one only if what remains still holds
+    `retention_bytes`.
     """
     surplus = None if retention_bytes is None else size_bytes - retention_bytes
     for segment in sealed:

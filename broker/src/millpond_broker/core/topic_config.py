@@ -76,7 +76,8 @@ def _parse(key: str, value: str | int) -> object:
         raise InvalidConfig(key=key, reason=f"belongs to {NOT_YET[key]}, which this version does not have")
     if key not in _FIELDS:
         close = get_close_matches(key, _FIELDS, n=1)
-        raise InvalidConfig(key=key, reason="unknown setting" + (f"; did you mean {close[0]}?" if close else ""))
+        guess = f"; did you mean {close[0]}?" if close else ""
+        raise InvalidConfig(key=key, reason=f"unknown setting{guess}")
     metadata = _FIELDS[key].metadata
     if choices := metadata.get("choices"):
         if value not in choices:
@@ -85,7 +86,7 @@ def _parse(key: str, value: str | int) -> object:
     minimum, maximum, unlimited = metadata["bounds"]
     try:
         number = int(value)
-    except ValueError:
+    except (ValueError, TypeError):
         raise InvalidConfig(key=key, reason=f"{value!r} is not a whole number") from None
     if unlimited and number == -1:
         return None

@@ -1,8 +1,8 @@
 """A data directory: whose it is, what layout it has, and that nobody else has it open.
 
-    <directory>/identity        document: layout version, directory id, role
-    <directory>/lock            locked while open
-    <directory>/partitions/     one directory for each partition log
+<directory>/identity        document: layout version, directory id, role
+<directory>/lock            locked while open
+<directory>/partitions/     one directory for each partition log
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ def _identity(files: Files, path: Path) -> dict[str, Any] | None:
     except DocumentDamaged as error:
         raise NotADataDirectory(path=str(path), reason=str(error)) from None
     if identity is not None and identity["layout"] > LAYOUT:
-        raise UnsupportedFormat(
-            what=f"{path} has layout {identity['layout']}, this version knows up to {LAYOUT}; use a newer millpond"
-        )
+        newer = f"{path} has layout {identity['layout']}, this version knows up to {LAYOUT}"
+        raise UnsupportedFormat(what=f"{newer}; use a newer millpond")
     return identity

@@ -35,7 +35,8 @@ class File(Protocol):
 
     def write_at(self, position: int, buffers: Sequence[Buffer]) -> int:
         """Write the buffers one after another at `position`; how many bytes were written, which may be
-        fewer. Nothing is durable yet. At most BUFFERS_PER_WRITE_MAX buffers."""
+        fewer. Nothing is durable yet. At most BUFFERS_PER_WRITE_MAX buffers.
+        """
 
     def read_at(self, position: int, size: int) -> bytes:
         """Up to `size` bytes from `position`; fewer only at the end of the file."""
@@ -48,7 +49,8 @@ class File(Protocol):
 
     def sync(self) -> None:
         """Content and length written so far are durable when this returns. After an error nothing is
-        known of the bytes written since the last success, and asking again proves nothing."""
+        known of the bytes written since the last success, and asking again proves nothing.
+        """
 
     def close(self) -> None:
         """Give the descriptor back. Makes nothing durable. A second call does nothing."""
@@ -59,7 +61,8 @@ class FileSystem(Protocol):
 
     def sync(self) -> None:
         """Everything written to it before this call is durable when this returns. It raises OSError also
-        for a write that failed in the background since the handle was opened or last synced."""
+        for a write that failed in the background since the handle was opened or last synced.
+        """
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -78,7 +81,8 @@ class Files(Protocol):
     def open(self, path: Path, *, create: bool = False) -> File:
         """Open for reading and writing. `create` makes a new file and raises FileExistsError when there
         is one; without it a missing file raises FileNotFoundError. A new name is durable after
-        `sync_directory` of its parent."""
+        `sync_directory` of its parent.
+        """
 
     def list(self, directory: Path) -> dict[str, int]:
         """Names in a directory with their sizes in bytes (0 for what is no regular file)."""
@@ -103,7 +107,8 @@ class Files(Protocol):
 
     def file_system(self, path: Path) -> FileSystem | None:
         """A handle on the file system of `path`, which reports write errors from now on. None where the
-        system cannot sync a whole file system or would not report an error of it."""
+        system cannot sync a whole file system or would not report an error of it.
+        """
 
     def lock(self, path: Path) -> Lock:
         """Lock the file `path`, which is made if missing. Raises BlockingIOError when it is locked."""

@@ -75,7 +75,8 @@ class SparseIndex:
 
     def keep_values_up_to(self, value: int, covered: int) -> None:
         """Forget entries whose value is above `value`; the next batch to be offered is at `covered`.
-        The next flush replaces the file."""
+        The next flush replaces the file.
+        """
         kept = bisect_right(self._values, value)
         del self._keys[kept:], self._values[kept:]
         self.covered = covered

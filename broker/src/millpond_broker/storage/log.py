@@ -14,7 +14,6 @@ Two things take it out of service for appends, while reads of what is sound go o
 from __future__ import annotations
 
 import errno
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,16 +31,15 @@ from millpond_broker.storage.recovery import (
     Checkpoint,
     CleanClose,
     Corruption,
-    Doubt,
     Recovery,
     load_producers,
     recover,
     save_epochs,
     save_producers,
-    segment_bases,
 )
-from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch
+from millpond_broker.storage.scan import CHUNK_BYTES, StoredBatch, Unsound
 from millpond_broker.storage.segment import RELATIVE_OFFSET_MAX, Segment
+from millpond_broker.storage.segments import SegmentInfo, Segments
 
 _READ_AHEAD_BYTES: Final = 8 << 10
 """Read beyond what was asked for: the way from an index entry to the batch that holds the offset."""
@@ -77,7 +75,8 @@ class Appended(NamedTuple):
 
 class PendingSync(NamedTuple):
     """One log's part of a group commit: what `file.sync()` makes durable. Give it back to the log, once,
-    with `confirm` or `sync_failed`."""
+    with `confirm` or `sync_failed`.
+    """
 
     log: Log
     file: File
@@ -85,20 +84,10 @@ class PendingSync(NamedTuple):
     next_offset: int
 
 
-class SegmentInfo(NamedTuple):
-    """One segment, for metrics and tools."""
-
-    base_offset: int
-    next_offset: int
-    size_bytes: int
-
-
 class Log:
     """A partition's log in one directory. See the module for its rules."""
 
-    def __init__(
-        self, files: Files, directory: Path, partition: TopicPartition, options: LogOptions
-    ) -> None:
+    def __init__(self, files: Files, directory: Path, partition: TopicPartition, options: LogOptions) -> None:
         self.directory = directory
         self.partition = partition
         self.options = options
@@ -106,15 +95,10 @@ class Log:
         # Grows with every truncation and reopening: a sync begun before one says nothing after it (rule 41).
         self.generation = 0
         self._files = files
-        self._syncs_in_flight = 0
-        self._retired: list[File] = []
-        self._recently_read: list[Segment] = []
         self._adopt()
 
     @classmethod
-    def open(
-        cls, files: Files, directory: Path, partition: TopicPartition, options: LogOptions
-    ) -> Log:
+    def open(cls, files: Files, directory: Path, partition: TopicPartition, options: LogOptions) -> Log:
         """Start the log in `directory`, made if missing; see `recovery` for what a crash left behind.
 
         Everything below the log end is durable when it returns. Raises UnsupportedFormat, StorageFull,
@@ -133,14 +117,19 @@ class Log:
     def _adopt(self) -> None:
         """Take what recovery found as this log's state."""
         found = recover(self._files, self.directory, self.options.index_interval_bytes)
-        self._segments = found.segments
+        self._segments = Segments(
+            self._files,
+            self.directory,
+            found.segments,
+            index_interval_bytes=self.options.index_interval_bytes,
+            open_max=self.options.sealed_segments_open_max,
+        )
         self._checkpoint = found.checkpoint
         self.durable_end = found.durable_end
         self.epochs = found.epochs
         self.producers = found.producers
         self.recovery: Recovery = found.report
         self.corruption: Corruption | None = found.report.corruption
-        self._recently_read.clear()
         self._check()
 
     # --- where it stands ------------------------------------------------------------------------------
@@ -153,12 +142,12 @@ class Log:
     @property
     def log_end(self) -> int:
         """The offset that the next record gets."""
-        return self._segments[-1].next_offset
+        return self._segments.last.next_offset
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all segments."""
-        return sum(segment.size_bytes for segment in self._segments)
+        return self._segments.size_bytes
 
     @property
     def is_dirty(self) -> bool:
@@ -167,14 +156,13 @@ class Log:
 
     def segments(self) -> list[SegmentInfo]:
         """The segments, oldest first."""
-        return [
-            SegmentInfo(segment.base_offset, segment.next_offset, segment.size_bytes)
-            for segment in self._segments
-        ]
+        return self._segments.infos()
 
     def _check(self) -> None:
         assert self.durable_end <= self.log_end, "what is durable was appended"
-        assert self.corruption is not None or self.log_start <= self.durable_end, "trimming stays below durable"
+        assert self.corruption is not None or self.log_start <= self.durable_end, (
+            "trimming stays below durable"
+        )
 
     # --- append ---------------------------------------------------------------------------------------
 
@@ -203,15 +191,16 @@ class Log:
             headers.append(header)
             offset = header.next_offset
         self._write(buffers, added_bytes)
+        last = self._segments.last
         for header in headers:
-            self._segments[-1].note(header)
+            last.note(header)
             self.producers.observe(header)
         self._check()
         return Appended(base_offset, offset)
 
     def _write(self, buffers: list[Buffer], added_bytes: int) -> None:
         """All of it at the end of the last segment, or nothing."""
-        segment = self._segments[-1]
+        segment = self._segments.last
         written = 0
         try:
             for at in range(0, len(buffers), BUFFERS_PER_WRITE_MAX):
@@ -234,13 +223,13 @@ class Log:
             raise StorageFull(path=str(self.directory))
 
     def _roll_if_due(self, added_bytes: int, batches: Sequence[Batch]) -> None:
-        segment = self._segments[-1]
+        segment = self._segments.last
         if not segment.size_bytes:
             return
         records = sum(batch.header.last_offset_delta + 1 for batch in batches)
         latest = max(batch.header.max_timestamp for batch in batches)
         segment_ms = self.options.segment_ms
-        first = self._first_timestamp(segment) if segment_ms is not None else None
+        first = self._segments.first_timestamp_of_last() if segment_ms is not None else None
         if (
             segment.size_bytes + added_bytes > self.options.segment_bytes
             or segment.next_offset + records - segment.base_offset > RELATIVE_OFFSET_MAX
@@ -248,21 +237,14 @@ class Log:
         ):
             self._roll()
 
-    def _first_timestamp(self, segment: Segment) -> int | None:
-        try:
-            return segment.first_timestamp()
-        except BadBatch as bad:
-            raise Doubt(segment.base_offset, str(bad)) from None
-
     def _roll(self) -> None:
         """Seal the last segment and start another. Raises OSError; the log then goes on in the old one."""
-        sealed = self._segments[-1]
+        sealed = self._segments.last
         self._sync(sealed)
         sealed.flush_indexes()
         save_producers(self._files, self.directory, self.producers, self.log_end)
         self._save_checkpoint(durable_end=self.durable_end)
-        self._segments.append(self._planned(self.log_end).make())
-        self._note_read(sealed)
+        self._segments.add()
 
     def _begin_epoch(self, leader_epoch: int) -> None:
         """Rule 1: on record before a batch of it is. An entry for nothing is cut at the next start."""
@@ -275,15 +257,15 @@ class Log:
 
     def begin_sync(self) -> PendingSync | None:
         """What a sync would confirm now; None if nothing. Every one is answered by `confirm` or
-        `sync_failed`, in the order they were begun."""
+        `sync_failed`, in the order they were begun.
+        """
         if not self.is_dirty:
             return None
-        self._syncs_in_flight += 1
-        return PendingSync(self, self._segments[-1].file, self.generation, self.log_end)
+        return PendingSync(self, self._segments.lend_last(), self.generation, self.log_end)
 
     def confirm(self, pending: PendingSync) -> None:
         """`pending.file.sync()` returned: everything it covered is durable, unless it was cut since."""
-        self._end_sync()
+        self._segments.give_back()
         if pending.generation == self.generation and self.failure is None:
             self.durable_end = max(self.durable_end, pending.next_offset)
         self._check()
@@ -294,21 +276,12 @@ class Log:
         Of whatever generation it was: pages that it lost may lie below a cut made since.
         """
         self._fail(error)
-        self._end_sync()
+        self._segments.give_back()
 
     def abandon_syncs(self, error: OSError) -> None:
         """Whoever ran the syncs was interrupted and will answer none: as `sync_failed` for each begun."""
-        if self._syncs_in_flight:
+        if self._segments.give_back_all():
             self._fail(error)
-            self._syncs_in_flight = 1
-            self._end_sync()
-
-    def _end_sync(self) -> None:
-        self._syncs_in_flight -= 1
-        if not self._syncs_in_flight:
-            for file in self._retired:
-                file.close()
-            self._retired.clear()
 
     def reopen(self) -> None:
         """After a failed sync: cut to the last confirmed end and go on (rule 40).
@@ -317,10 +290,7 @@ class Log:
         StorageFailed or StorageFull when the disk fails again; the log stays out of service then.
         """
         assert self.failure is not None, "there is something to recover from"
-        # Descriptors from before the failure are done with: a sync through one may report it again, or
-        # success for pages that are gone.
-        for segment in self._segments:
-            self._retire(segment)
+        self._segments.retire_all()
         self.failure = None
         self._cut_to(self.durable_end)
 
@@ -362,33 +332,19 @@ class Log:
         return batches
 
     def _batches_from(self, offset: int, chunk_bytes: int) -> Iterator[StoredBatch]:
-        """Sound batches from the one that holds `offset`, across segments, up to where the log is sound."""
-        first = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        for segment in self._segments[max(0, first) :]:
-            sound_end, position = segment.base_offset, 0
-            try:
-                with suppress(BadBatch):  # no index can be made: from the beginning, as far as it is sound
-                    sound_end, position = segment.entry_before(offset)
-                for stored in segment.batches(position, chunk_bytes):
-                    if self.corruption is not None and sound_end >= self.corruption.offset:
-                        return
-                    sound_end = stored.batch.header.next_offset
-                    if sound_end > offset:
-                        yield stored
-                if sound_end != segment.next_offset:
-                    gap = f"{segment.path.name} ends there, and the next begins at {segment.next_offset}"
-                    self._note_corruption(Corruption(sound_end, gap))
+        """Sound batches from the one that holds `offset`, up to where the log is sound."""
+        try:
+            for stored in self._segments.batches_from(offset, chunk_bytes):
+                if self._is_past_corruption(stored):
                     return
-            except BadBatch as bad:
-                if sound_end >= self.durable_end:
-                    # It was never durable: a write that failed in the background, not corruption.
-                    raise self._fail(OSError(errno.EIO, f"unsynced bytes are gone, {bad}")) from None
-                self._note_corruption(Corruption(sound_end, str(bad)))
-                return
-            except OSError as error:
-                raise StorageFailed(path=str(segment.path), reason=str(error)) from error
-            finally:
-                self._note_read(segment)
+                yield stored
+        except Unsound as found:
+            self._note_unsound(found)
+        except OSError as error:
+            raise StorageFailed(path=str(self.directory), reason=str(error)) from error
+
+    def _is_past_corruption(self, stored: StoredBatch) -> bool:
+        return self.corruption is not None and stored.batch.header.next_offset > self.corruption.offset
 
     def find_time(self, timestamp: int) -> tuple[int, int] | None:
         """(offset, timestamp) of the first record at or after `timestamp` (ms); None if there is none.
@@ -396,37 +352,19 @@ class Log:
         Raises CorruptBatch, StorageFailed.
         """
         try:
-            for segment in list(self._segments):
-                latest = self._max_timestamp(segment)
-                if latest is not None and latest >= timestamp and segment.next_offset > self.log_start:
-                    start = max(self.log_start, segment.offset_before_time(timestamp))
-                    if (found := self._first_at_time(start, timestamp)) is not None:
-                        return found
+            for stored in self._segments.batches_at_time(timestamp, self.log_start):
+                if self._is_past_corruption(stored):
+                    break
+                decoded = decode_batch(stored.batch)
+                for offset, at in zip(decoded.offsets, decoded.timestamps, strict=True):
+                    if at >= timestamp and offset >= self.log_start:
+                        return offset, at
+        except Unsound as found:
+            self._note_unsound(found)
         except OSError as error:
             raise StorageFailed(path=str(self.directory), reason=str(error)) from error
         if self.corruption is not None:  # what is not sound may hide it
             raise self._corrupt(self.corruption)
-        return None
-
-    def _max_timestamp(self, segment: Segment) -> int | None:
-        """The greatest timestamp of a segment, from its index. Raises CorruptBatch, OSError."""
-        try:
-            return segment.max_timestamp()
-        except BadBatch as bad:
-            found = Corruption(segment.base_offset, str(bad))
-            self._note_corruption(found)
-            raise self._corrupt(found) from None
-        finally:
-            self._note_read(segment)
-
-    def _first_at_time(self, start: int, timestamp: int) -> tuple[int, int] | None:
-        for stored in self._batches_from(start, CHUNK_BYTES):
-            if stored.batch.header.max_timestamp < timestamp:
-                continue
-            decoded = decode_batch(stored.batch)
-            for offset, at in zip(decoded.offsets, decoded.timestamps, strict=True):
-                if at >= timestamp and offset >= start:
-                    return offset, at
         return None
 
     # --- shortening -----------------------------------------------------------------------------------
@@ -449,7 +387,8 @@ class Log:
 
     def _cut_to(self, end: int) -> None:
         """Cut at `end`, where a batch begins or the log ends. A cut that fails half-way leaves the log out
-        of service, because what is still there of the rest would come back beside what is appended."""
+        of service, because what is still there of the rest would come back beside what is appended.
+        """
         try:
             self._cut_or_fail(end)
         except BaseException as error:  # whatever stopped it; re-raised
@@ -462,34 +401,14 @@ class Log:
         with self._failing_safely():
             self.generation += 1
             # A batch that reaches across both the cut and the log start goes whole, and leaves nothing.
-            kept = [segment for segment in self._segments if segment.base_offset < end]
-            if end < self.log_start:
-                end, kept = self.log_start, []
-            # By name, because an earlier cut or roll may have failed and left some that we do not hold.
-            held = {segment.base_offset: segment for segment in self._segments}
-            doomed = [
-                held.get(base) or self._planned(base)
-                for base in segment_bases(self._files, self.directory)
-                if not kept or base > kept[-1].base_offset
-            ]
+            keep_none = end < self.log_start
+            end = max(end, self.log_start)
             self.durable_end = min(self.durable_end, end)
             self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
-            self._segments = kept or [self._planned(end)]
-            for segment in doomed:
-                self._retire(segment)
-            for segment in reversed(doomed):
-                self._drop(segment)
-                # One by one from the end: a hole must never look like compaction.
-                self._files.sync_directory(self.directory)
-            if not kept:
-                self._segments[0].make()
-            last = self._segments[-1]
-            if last in self._recently_read:
-                self._recently_read.remove(last)
-            last.cut(end)
+            self._segments.cut(end, keep_none=keep_none)
             self.epochs.cut_from(self.log_end)
             save_epochs(self._files, self.directory, self.epochs)
-            self.producers = load_producers(self._files, self.directory, self._segments)
+            self.producers = load_producers(self._files, self.directory, self._segments.as_list())
 
     def trim(self, log_start: int) -> None:
         """Forget records below `log_start`, which is at most the durable end; whole segments are unlinked.
@@ -499,16 +418,13 @@ class Log:
         """
         assert log_start <= self.durable_end, "what is not durable yet cannot be trimmed"
         log_start = max(log_start, self.log_start)
-        is_dead = len(self._segments) > 1 and self._segments[0].next_offset <= log_start
-        if log_start == self.log_start and not is_dead:
+        if log_start == self.log_start and not self._segments.has_dead(log_start):
             return
         self.check_writable()
         with self._failing_safely():
             if log_start > self.log_start:
                 self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
-            while len(self._segments) > 1 and self._segments[0].next_offset <= log_start:
-                self._drop(self._segments.pop(0))
-            self._files.sync_directory(self.directory)
+            self._segments.drop_dead(log_start)
             if self.epochs.cut_before(log_start):
                 save_epochs(self._files, self.directory, self.epochs)
 
@@ -523,9 +439,9 @@ class Log:
             return
         self.check_writable()
         self._trim_sealed(now_ms, below)
-        last = self._segments[-1]
+        last = self._segments.last
         with self._failing_safely():
-            latest = self._max_timestamp(last)
+            latest = self._segments.max_timestamp(last)
             if (
                 options.retention_ms is None
                 or latest is None
@@ -540,8 +456,8 @@ class Log:
     def _trim_sealed(self, now_ms: int, below: int) -> None:
         with self._failing_safely():
             sealed = (
-                Retained(segment.next_offset, segment.size_bytes, self._max_timestamp(segment))
-                for segment in self._segments[:-1]
+                Retained(segment.next_offset, segment.size_bytes, self._segments.max_timestamp(segment))
+                for segment in self._segments.sealed
             )
             start = retained_from(
                 sealed,
@@ -562,7 +478,7 @@ class Log:
         A log that is corrupt or failed is closed without saying so. Raises StorageFailed, StorageFull;
         the files are closed all the same, and the next start verifies.
         """
-        assert not self._syncs_in_flight, "syncs are answered before a log is closed"
+        assert not self._segments.is_lent, "syncs are answered before a log is closed"
         said = self._checkpoint.clean
         try:
             if (
@@ -571,7 +487,7 @@ class Log:
                 and (said is None or said.broker_epoch != broker_epoch)
             ):
                 with self._failing_safely():
-                    last = self._segments[-1]
+                    last = self._segments.last
                     self._sync(last)
                     last.flush_indexes()
                     save_producers(self._files, self.directory, self.producers, self.log_end)
@@ -582,11 +498,7 @@ class Log:
 
     def abandon(self) -> None:
         """Close the files and say nothing, as a crash would."""
-        for segment in self._segments:
-            segment.close()
-        for file in self._retired:
-            file.close()
-        self._retired.clear()
+        self._segments.close()
 
     # --- trouble --------------------------------------------------------------------------------------
 
@@ -603,13 +515,17 @@ class Log:
         topic, partition = self.partition
         return CorruptBatch(reason=f"{topic}-{partition}: {corruption.reason}", offset=corruption.offset)
 
-    def _note_corruption(self, corruption: Corruption) -> None:
-        """Found while running: remembered, so that the next start looks there first (rule 15)."""
-        if self.corruption is not None and self.corruption.offset <= corruption.offset:
-            return
-        self.corruption = corruption
-        with suppress(OSError):  # the memory is a courtesy: whoever reads there next finds it again
-            self._save_checkpoint(corrupt_at=corruption.offset)
+    def _note_unsound(self, found: Unsound) -> None:
+        """Found while running. Below the durable end it is corruption, and remembered, so that the next
+        start looks there first (rule 15). Past it, unsynced bytes are gone: a write failed in the
+        background, and StorageFailed is raised.
+        """
+        if found.offset >= self.durable_end:
+            raise self._fail(OSError(errno.EIO, f"unsynced bytes are gone {found}"))
+        if self.corruption is None or found.offset < self.corruption.offset:
+            self.corruption = Corruption(found.offset, found.reason)
+            with suppress(OSError):  # the memory is a courtesy: whoever reads there next finds it again
+                self._save_checkpoint(corrupt_at=found.offset)
 
     def _fail(self, error: OSError) -> StorageFailed:
         """Out of service for appends until reopened."""
@@ -621,10 +537,9 @@ class Log:
         """A full disk is the caller's to retry; any other error of the disk takes the log out of service."""
         try:
             yield
-        except Doubt as doubt:
-            found = Corruption(doubt.offset, doubt.reason)
-            self._note_corruption(found)
-            raise self._corrupt(found) from None
+        except Unsound as found:
+            self._note_unsound(found)
+            raise self._corrupt(Corruption(found.offset, found.reason)) from None
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise StorageFull(path=str(self.directory)) from error
@@ -663,36 +578,3 @@ class Log:
         )
         new.write(self._files, self.directory)
         self._checkpoint = new
-
-    def _note_read(self, segment: Segment) -> None:
-        """Keep the most recently read sealed segments open, and only so many."""
-        if segment is self._segments[-1]:
-            return
-        if segment in self._recently_read:
-            self._recently_read.remove(segment)
-        self._recently_read.append(segment)
-        if len(self._recently_read) > self.options.sealed_segments_open_max:
-            idle = self._recently_read.pop(0)
-            self._retire(idle)
-            idle.release()
-
-    def _planned(self, base_offset: int) -> Segment:
-        interval_bytes = self.options.index_interval_bytes
-        return Segment.planned(self._files, self.directory, base_offset, interval_bytes)
-
-    def _drop(self, segment: Segment) -> None:
-        """Unlink a segment that is the log's no more."""
-        if segment in self._recently_read:
-            self._recently_read.remove(segment)
-        self._retire(segment)
-        segment.remove()
-
-    def _retire(self, segment: Segment) -> None:
-        """Let go of a segment's descriptor, once no sync that another thread runs can be using it."""
-        file = segment.detach()
-        if file is None:
-            return
-        if self._syncs_in_flight:
-            self._retired.append(file)
-        else:
-            file.close()

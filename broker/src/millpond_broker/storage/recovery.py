@@ -25,14 +25,13 @@ from millpond_broker.core.epochs import LeaderEpochs
 from millpond_broker.core.producers import Producers
 from millpond_broker.storage.document import DocumentDamaged, read_document, write_document
 from millpond_broker.storage.files import Files
-from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, sound_frame_saw
-from millpond_broker.storage.segment import LOG_SUFFIX, Segment, segment_name
+from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, Unsound, sound_frame_saw
+from millpond_broker.storage.segment import Segment, segment_bases, segment_name
 
 CHECKPOINT: Final = "checkpoint"
 LEADER_EPOCHS: Final = "leader-epochs"
 PRODUCERS_SUFFIX: Final = ".producers"
 _PRODUCERS: Final = "producers"
-_LOG_NAME: Final = re.compile(r"\d{20}" + re.escape(LOG_SUFFIX))
 _PRODUCERS_NAME: Final = re.compile(r"\d{20}" + re.escape(PRODUCERS_SUFFIX))
 
 
@@ -125,25 +124,14 @@ def recover(files: Files, directory: Path, index_interval_bytes: int) -> Recover
     checkpoint = Checkpoint.read(files, directory)
     try:
         return _start(files, directory, index_interval_bytes, checkpoint)
-    except Doubt as doubt:
+    except Unsound as found:
         # A batch that was believed unread turned out bad: believe nothing from its segment on.
         assert checkpoint is not None, "without a checkpoint nothing is believed unread"
-        checkpoint = replace(checkpoint, clean=None, corrupt_at=doubt.offset)
+        checkpoint = replace(checkpoint, clean=None, corrupt_at=found.offset)
         return _start(files, directory, index_interval_bytes, checkpoint)
 
 
-class Doubt(Exception):
-    """A batch at or after `offset` is not sound, and verification had no reason to go there."""
-
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(f"{offset}: {reason}")
-        self.offset = offset
-        self.reason = reason
-
-
-def _start(
-    files: Files, directory: Path, index_interval_bytes: int, stored: Checkpoint | None
-) -> Recovered:
+def _start(files: Files, directory: Path, index_interval_bytes: int, stored: Checkpoint | None) -> Recovered:
     segments = _segments(files, directory, index_interval_bytes)
     checkpoint = stored or Checkpoint(log_start=segments[0].base_offset if segments else 0)
     corruption = _missing_start(segments, checkpoint)
@@ -159,7 +147,11 @@ def _start(
 
 
 def _judge(
-    files: Files, directory: Path, segments: list[Segment], checkpoint: Checkpoint, corruption: Corruption | None
+    files: Files,
+    directory: Path,
+    segments: list[Segment],
+    checkpoint: Checkpoint,
+    corruption: Corruption | None,
 ) -> Recovered:
     segments = _drop_below(files, directory, segments, checkpoint.log_start)
     if corruption is not None:
@@ -191,7 +183,7 @@ def _load_indexes(segment: Segment) -> None:
     try:
         segment.load_indexes()
     except BadBatch as bad:
-        raise Doubt(segment.base_offset, str(bad)) from None
+        raise Unsound(segment.base_offset, str(bad)) from None
 
 
 def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]:
@@ -205,7 +197,7 @@ def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]
                 sound_end = stored.batch.header.next_offset
                 yield stored.batch.header
         except BadBatch as bad:
-            raise Doubt(sound_end, str(bad)) from None
+            raise Unsound(sound_end, str(bad)) from None
 
 
 # --- which segments there are --------------------------------------------------------------------------
@@ -231,17 +223,6 @@ def _segments(files: Files, directory: Path, index_interval_bytes: int) -> list[
     ]
 
 
-def segment_bases(files: Files, directory: Path) -> dict[int, int]:
-    """Base offsets of the segment files on disk, ascending, with the sizes of the files."""
-    return dict(
-        sorted(
-            (int(name.removesuffix(LOG_SUFFIX)), size)
-            for name, size in files.list(directory).items()
-            if _LOG_NAME.fullmatch(name)
-        )
-    )
-
-
 def _missing_start(segments: list[Segment], checkpoint: Checkpoint) -> Corruption | None:
     """A log that should start before its first segment has lost some."""
     first = segments[0].base_offset if segments else checkpoint.durable_end
@@ -250,9 +231,7 @@ def _missing_start(segments: list[Segment], checkpoint: Checkpoint) -> Corruptio
     return None
 
 
-def _drop_below(
-    files: Files, directory: Path, segments: list[Segment], log_start: int
-) -> list[Segment]:
+def _drop_below(files: Files, directory: Path, segments: list[Segment], log_start: int) -> list[Segment]:
     """Finish what a crash interrupted: unlink segments that lie wholly below the log start."""
     dead = [segment for segment in segments[:-1] if segment.next_offset <= log_start]
     for segment in dead:
@@ -264,7 +243,8 @@ def _drop_below(
 
 def _without_empty_end(files: Files, directory: Path, segments: list[Segment]) -> list[Segment]:
     """An empty last segment says nothing: the log may have gone on in the one before, if making this one
-    failed half-way. That one is verified as the last; the checkpoint knows how far it was sealed."""
+    failed half-way. That one is verified as the last; the checkpoint knows how far it was sealed.
+    """
     if len(segments) > 1 and not segments[-1].size_bytes:
         segments.pop().remove()
         files.sync_directory(directory)
@@ -285,9 +265,7 @@ def _closed_cleanly(segments: list[Segment], checkpoint: Checkpoint) -> bool:
 # --- verification --------------------------------------------------------------------------------------
 
 
-def _verify(
-    files: Files, segments: list[Segment], checkpoint: Checkpoint
-) -> tuple[list[Segment], Recovery]:
+def _verify(files: Files, segments: list[Segment], checkpoint: Checkpoint) -> tuple[list[Segment], Recovery]:
     """Verify from the checkpoint on, cut what is torn, make the rest durable."""
     trusted = checkpoint.durable_end
     if checkpoint.corrupt_at is not None:
@@ -330,7 +308,8 @@ def _corruption_in_last(last: Segment, walk: _Walk, durable_end: int) -> Corrupt
 
 class _Walk(NamedTuple):
     """`bad`: why the batch after the last noted one is not sound, None if the file ends there.
-    `durable_seen`: the greatest durable end that a sound frame saw."""
+    `durable_seen`: the greatest durable end that a sound frame saw.
+    """
 
     file_size: int
     bad: str | None
@@ -385,7 +364,8 @@ def _load_epochs(
     files: Files, directory: Path, segments: list[Segment]
 ) -> tuple[LeaderEpochs, list[tuple[int, int]]]:
     """The epochs on record, up to the log end, and the record; the epochs come from the batches where it
-    is missing or damaged."""
+    is missing or damaged.
+    """
     log_end = segments[-1].next_offset
     try:
         content = read_document(files, directory / LEADER_EPOCHS, LEADER_EPOCHS)

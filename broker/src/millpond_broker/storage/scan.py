@@ -52,6 +52,15 @@ class BadBatch(Exception):
         self.reason = reason
 
 
+class Unsound(Exception):
+    """From `offset` on, a log is not sound; what lies before it is."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"at offset {offset}: {reason}")
+        self.offset = offset
+        self.reason = reason
+
+
 def scan(file: File, position: int, end: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[StoredBatch]:
     """The batches from `position` to `end`, each vouched for by both checksums.
 

@@ -6,6 +6,7 @@ that a batch in a sealed segment was durable once: a bad one there is corrupt, n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +21,9 @@ from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch, sca
 LOG_SUFFIX: Final = ".log"
 INDEX_SUFFIX: Final = ".index"
 TIME_INDEX_SUFFIX: Final = ".timeindex"
+_LOG_NAME: Final = re.compile(r"\d{20}" + re.escape(LOG_SUFFIX))
 RELATIVE_OFFSET_MAX: Final = 2**31 - 1
-"""Index entries hold offsets relative to the segment's base, in 32 bits; a segment rolls before they run out."""
+"""Index entries hold offsets relative to the base, in 32 bits; a segment rolls before they run out."""
 SEGMENT_BYTES_LIMIT: Final = 1 << 30
 """Positions are 32 bits in the index; one append may overshoot the configured size of a segment."""
 
@@ -29,6 +31,17 @@ SEGMENT_BYTES_LIMIT: Final = 1 << 30
 def segment_name(base_offset: int) -> str:
     """The file name without suffix: twenty digits, so that names sort like offsets."""
     return f"{base_offset:020d}"
+
+
+def segment_bases(files: Files, directory: Path) -> dict[int, int]:
+    """Base offsets of the segment files on disk, ascending, with the sizes of the files."""
+    return dict(
+        sorted(
+            (int(name.removesuffix(LOG_SUFFIX)), size)
+            for name, size in files.list(directory).items()
+            if _LOG_NAME.fullmatch(name)
+        )
+    )
 
 
 class Segment:
@@ -39,7 +52,14 @@ class Segment:
     """
 
     def __init__(
-        self, files: Files, directory: Path, base_offset: int, *, size_bytes: int, next_offset: int, index_interval_bytes: int
+        self,
+        files: Files,
+        directory: Path,
+        base_offset: int,
+        *,
+        size_bytes: int,
+        next_offset: int,
+        index_interval_bytes: int,
     ) -> None:
         self.base_offset = base_offset
         self.size_bytes = size_bytes
@@ -52,9 +72,7 @@ class Segment:
         self._set_indexes()
 
     @classmethod
-    def planned(
-        cls, files: Files, directory: Path, base_offset: int, index_interval_bytes: int
-    ) -> Segment:
+    def planned(cls, files: Files, directory: Path, base_offset: int, index_interval_bytes: int) -> Segment:
         """An empty segment that is not on disk before `make`."""
         return cls(
             files,
@@ -121,8 +139,10 @@ class Segment:
         """Account for a sound batch at the end: size, next offset, indexes. Nothing is written."""
         assert self._indexed, "a segment that grows has its indexes"
         relative = header.base_offset - self.base_offset
-        assert self.next_offset <= header.base_offset and relative <= RELATIVE_OFFSET_MAX
-        if not len(self._offsets) or self.size_bytes - self._offsets.last_value() >= self._index_interval_bytes:
+        assert self.next_offset <= header.base_offset, "offsets only grow"
+        assert relative <= RELATIVE_OFFSET_MAX, "the log rolls before"
+        unindexed_bytes = self.size_bytes - self._offsets.last_value()
+        if not len(self._offsets) or unindexed_bytes >= self._index_interval_bytes:
             self._offsets.add(relative, self.size_bytes)
             if self._max_timestamp is not None:
                 self._times.add(self._max_timestamp, relative)
@@ -152,7 +172,8 @@ class Segment:
         self, position: int = 0, chunk_bytes: int = CHUNK_BYTES, *, end: int | None = None
     ) -> Iterator[StoredBatch]:
         """Sound batches from `position` to the end of the segment, or to `end`, which a start passes that
-        does not know the end yet. Raises BadBatch, OSError."""
+        does not know the end yet. Raises BadBatch, OSError.
+        """
         return scan(self.file, position, self.size_bytes if end is None else end, chunk_bytes)
 
     def entry_before(self, offset: int) -> tuple[int, int]:
@@ -169,7 +190,8 @@ class Segment:
 
     def offset_before_time(self, timestamp: int) -> int:
         """An offset before which every record is older than `timestamp`, as near as the index knows:
-        rule 36's floor, from which to look on."""
+        rule 36's floor, from which to look on.
+        """
         self.load_indexes()
         return self.base_offset + self._times.below(timestamp)
 
@@ -217,7 +239,8 @@ class Segment:
 
     def resume(self, checkpoint: int) -> None:
         """Forget every batch but those that the index files place before `checkpoint`, as near to it as
-        they know; the caller notes the rest again. For a start after a crash."""
+        they know; the caller notes the rest again. For a start after a crash.
+        """
         self.restart()
         self._read_index_files()
         if self._offsets.covered != self._times.covered:
@@ -236,7 +259,8 @@ class Segment:
     def cut(self, end: int) -> None:
         """Drop the batches from offset `end` on, which is where a batch begins or the last one ends.
         Durable when it returns (rule 41): index files first, since what they say past the cut would
-        mislead a later start. Reads nothing past the cut, where a failed disk may show anything."""
+        mislead a later start. Reads nothing past the cut, where a failed disk may show anything.
+        """
         position = self._position_of(end)
         self.remove_indexes()
         self._files.sync_directory(self.path.parent)
