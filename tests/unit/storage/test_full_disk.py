@@ -299,6 +299,33 @@ def test_a_log_that_could_not_roll_appends_to_the_old_segment_what_needs_no_roll
         assert contents(log) == expected(0, 3)
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_an_empty_segment_that_a_failed_roll_could_not_even_unlink_does_no_harm(
+    files: SimFiles, clean: bool
+) -> None:
+    """Rule 41: the log went on in the one before, past where the empty one would begin, and rolled later."""
+    tap = TapFiles(files)
+    log = open_log(tap, tiny(segment_bytes=3 * BATCH_BYTES))
+    fill(log, 2)
+    empty = segment_path(2)
+    tap.plan = lambda change: (
+        full() if files.exists(empty) and ("unlink" in change or change.startswith("sync_dir")) else None
+    )
+    with pytest.raises(StorageFull):
+        log.append([batch(b"x" * 500)], EPOCH)
+    assert files.exists(empty)
+    tap.plan = None
+    fill(log, 4)
+    assert [segment.base_offset for segment in log.segments()] == [0, 3]
+    sync(log)
+    if clean:
+        log.close(1)
+    files.kill()
+    with opened(files) as log:
+        assert (log.recovery.clean_epoch == 1) == clean
+        assert contents(log) == expected(0, 6)
+
+
 # --- making room ----------------------------------------------------------------------------------
 
 
