@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,16 @@ def crashed_log(directory: Path) -> None:
     plain = encode_batch([b"v"], 0)
     log.append([seal(plain.header._replace(attributes=1 << 15), plain.data[HEADER_BYTES:])], 0)
     log.abandon()
+
+
+def test_a_partition_whose_directory_is_gone_begins_anew_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with embedded.open(tmp_path / "queue", partitions=2) as queue:
+        queue.produce_many([(b"%d" % number, b"v") for number in range(20)])
+    (gone,) = (tmp_path / "queue" / "partitions").glob("queue-1-*")
+    shutil.rmtree(gone)
+    with embedded.open(tmp_path / "queue", partitions=None) as queue:
+        assert queue.stats().partitions[1].log_end == 0
+        assert queue.stats().partitions[0].log_end > 0
+    assert [record.levelname for record in caplog.records if gone.name in record.getMessage()] == ["ERROR"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -176,6 +177,8 @@ def _judge(
         # Or what was cut would count again, once the log has grown past where it began.
         save_epochs(files, directory, epochs)
     producers = load_producers(files, directory, segments)
+    for segment in segments[:-1]:  # verification may have opened all of them, and there may be many
+        segment.release()
     return Recovered(segments, checkpoint, log_end, epochs, producers, report)
 
 
@@ -282,6 +285,8 @@ def _verify(files: Files, segments: list[Segment], checkpoint: Checkpoint) -> tu
         if bad is not None:  # it was sealed, so it was durable once
             found = Corruption(segment.next_offset, bad)
             return segments[: at + 1], Recovery(None, verified_bytes, corruption=found)
+        with suppress(OSError):  # an index is a cache: a later use makes it again
+            segment.flush_indexes()
     last = segments[-1]
     walk = _walk(last, trusted)
     verified_bytes += last.size_bytes

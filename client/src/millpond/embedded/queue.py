@@ -149,8 +149,16 @@ class Queue:
             retention_bytes=config.retention_bytes,
         )
 
+        def place(topic: str, number: int) -> Path:
+            return self._directory.partitions / f"{topic}-{number}-{settings.topic_id}"
+
+        # The offsets are made last: if they are there, so was everything.
+        was_whole = files.exists(place(_OFFSETS_TOPIC, 0))
+
         def open_log(topic: str, number: int, options: LogOptions) -> Partition:
-            directory = self._directory.partitions / f"{topic}-{number}-{settings.topic_id}"
+            directory = place(topic, number)
+            if was_whole and not files.exists(directory):
+                _logger.error("%s is gone, with what it held; it begins anew, empty", directory)
             log = Log.open(files, directory, TopicPartition(topic, number), options)
             _tell(log)
             partition = Partition(log, waits_for_sync=config.flush == "commit")
@@ -260,9 +268,12 @@ class Queue:
         return keyless if key is None else partition_for(key, len(self._data))
 
     def _keyless(self) -> int:
-        """Where a record without a key goes: each call to the next partition in turn."""
-        self._next_keyless = (self._next_keyless + 1) % len(self._data)
-        return self._next_keyless
+        """Where a record without a key goes: each call to the next partition in turn that is not corrupt;
+        to the next one all the same, and its error, when all are.
+        """
+        first = self._next_keyless = (self._next_keyless + 1) % len(self._data)
+        turns = (*range(first, len(self._data)), *range(first))
+        return next((number for number in turns if self._data[number].log.corruption is None), first)
 
     # --- consuming ------------------------------------------------------------------------------------
 
@@ -276,8 +287,9 @@ class Queue:
         closed. Workers that share a group divide `partitions` among themselves. Records that retention
         dropped before the group came to them are skipped with a warning in the log.
 
-        Raises InvalidGroupName, UnknownPartition; while iterating, CorruptBatch once every sound record
-        was handed out, StorageFailed when the disk cannot be read.
+        Raises InvalidGroupName, UnknownPartition; while iterating, StorageFailed when the disk cannot be
+        read, and CorruptBatch for a damaged partition: logged at once, raised when the others have no more
+        records at hand.
         """
         check_group_name(group)
         numbers = range(len(self._data)) if partitions is None else partitions
@@ -303,6 +315,7 @@ class Queue:
                 except OffsetOutOfRange:
                     continue  # trimmed between the two lines above: the next round starts higher
                 except CorruptBatch as error:
+                    _logger.error("group %s cannot go on in partition %d: %s", group, number, error)
                     damage = damage or error
                     del positions[number]
                     continue
