@@ -84,6 +84,8 @@ def _parse(key: str, value: str | int) -> object:
             raise InvalidConfig(key=key, reason=f"{value!r} is not one of {', '.join(choices)}")
         return value
     minimum, maximum, unlimited = metadata["bounds"]
+    if type(value) not in (int, str):  # a float would be cut, a bool read as 0 or 1
+        raise InvalidConfig(key=key, reason=f"{value!r} is not a whole number")
     try:
         number = int(value)
     except (ValueError, TypeError):

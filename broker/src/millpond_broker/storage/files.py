@@ -215,6 +215,25 @@ class OsFileSystem:
             self._descriptor = -1
 
 
+_SYNCED_WHOLE: Final = frozenset({"ext3", "ext4", "xfs", "f2fs", "tmpfs"})
+"""File systems whose whole sync tells of every failed write. An overlay's, for one, may not."""
+
+
+def _file_system_type(path: Path) -> str | None:
+    """What kind of file system `path` is on, None where the mount table does not say."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        table = Path("/proc/self/mountinfo").read_text()
+    except OSError:
+        return None
+    for line in table.splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == number:
+            return source.split()[0]
+    return None
+
+
 def _syncfs_reports_errors() -> bool:
     """Linux before 5.8 returned success from syncfs whatever happened to the data."""
     name = os.uname()
@@ -284,7 +303,7 @@ class OsFiles:
             os.close(descriptor)
 
     def file_system(self, path: Path) -> FileSystem | None:
-        if not _syncfs_reports_errors():
+        if not _syncfs_reports_errors() or _file_system_type(path) not in _SYNCED_WHOLE:
             return None
         return OsFileSystem(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)
 

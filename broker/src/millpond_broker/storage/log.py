@@ -16,12 +16,20 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from millpond.wire.batch import Batch, decode_batch
-from millpond.wire.errors import CorruptBatch, OffsetOutOfRange, Outcome, StorageFailed, StorageFull
+from millpond.wire.errors import (
+    CorruptBatch,
+    OffsetOutOfRange,
+    Outcome,
+    RecordTooLarge,
+    StorageFailed,
+    StorageFull,
+)
 from millpond.wire.frame import FRAME_BYTES, pack_frame
 from millpond.wire.header import CRC_START, BatchHeader
 from millpond.wire.record import TopicPartition
@@ -38,7 +46,7 @@ from millpond_broker.storage.recovery import (
     save_producers,
 )
 from millpond_broker.storage.scan import CHUNK_BYTES, StoredBatch, Unsound
-from millpond_broker.storage.segment import RELATIVE_OFFSET_MAX, Segment
+from millpond_broker.storage.segment import APPEND_BYTES_MAX, RELATIVE_OFFSET_MAX, Segment
 from millpond_broker.storage.segments import SegmentInfo, Segments
 
 _READ_AHEAD_BYTES: Final = 8 << 10
@@ -91,9 +99,13 @@ class Log:
         self.directory = directory
         self.partition = partition
         self.options = options
+        # Why no appends are taken, if so: set by a failed sync, write or cut, ended by `reopen` alone. While
+        # it is set, nothing past durable_end is served.
         self.failure: StorageFailed | None = None
-        # Grows with every truncation and reopening: a sync begun before one says nothing after it (rule 41).
+        # Grows with every cut; a sync begun before one says nothing after it (rule 41).
         self.generation = 0
+        # The log end right after the last cut: of what was appended before it, just what lies below was kept.
+        self.generation_start = 0
         self._files = files
         self._adopt()
 
@@ -175,6 +187,8 @@ class Log:
         """
         self.check_writable()
         added_bytes = sum(FRAME_BYTES + batch.header.size_bytes for batch in batches)
+        if added_bytes > APPEND_BYTES_MAX:
+            raise RecordTooLarge(size_bytes=added_bytes, limit_bytes=APPEND_BYTES_MAX)
         with self._failing_safely():
             self._mark_in_use()
             self._roll_if_due(added_bytes, batches)
@@ -325,8 +339,8 @@ class Log:
             if header.base_offset >= below or (batches and size_bytes > bytes_max):
                 break
             batches.append(stored)
-            if header.next_offset >= below:
-                break  # without a look at the next, which may not be synced yet
+            if header.next_offset >= below or size_bytes >= bytes_max:
+                break  # without a look at the next: it may not be synced yet, and it is work
         if not batches and self.corruption is not None and offset >= self.corruption.offset:
             raise self._corrupt(self.corruption)
         return batches
@@ -346,19 +360,26 @@ class Log:
     def _is_past_corruption(self, stored: StoredBatch) -> bool:
         return self.corruption is not None and stored.batch.header.next_offset > self.corruption.offset
 
-    def find_time(self, timestamp: int) -> tuple[int, int] | None:
-        """(offset, timestamp) of the first record at or after `timestamp` (ms); None if there is none.
+    def find_time(self, timestamp: int, below: int | None = None) -> tuple[int, int] | None:
+        """(offset, timestamp) of the first record at or after `timestamp` (ms); None if there is none
+        before offset `below` (None: the log end), which is what a reader may see.
 
         Raises CorruptBatch, StorageFailed.
         """
+        end = self.log_end if self.failure is None else self.durable_end
+        below = end if below is None else min(below, end)
         try:
             for stored in self._segments.batches_at_time(timestamp, self.log_start):
                 if self._is_past_corruption(stored):
                     break
                 decoded = decode_batch(stored.batch)
                 for offset, at in zip(decoded.offsets, decoded.timestamps, strict=True):
+                    if offset >= below:
+                        return None
                     if at >= timestamp and offset >= self.log_start:
                         return offset, at
+                if stored.batch.header.next_offset >= below:
+                    return None
         except Unsound as found:
             self._note_unsound(found)
         except OSError as error:
@@ -400,10 +421,11 @@ class Log:
     def _cut_or_fail(self, end: int) -> None:
         with self._failing_safely():
             self.generation += 1
-            # A batch that reaches across both the cut and the log start goes whole, and leaves nothing.
-            keep_none = end < self.log_start
+            # Nothing is left when the cut is at the log start, nor of a batch that reaches across both.
+            keep_none = end <= self.log_start
             end = max(end, self.log_start)
             self.durable_end = min(self.durable_end, end)
+            self.generation_start = end
             self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
             self._segments.cut(end, keep_none=keep_none)
             self.epochs.cut_from(self.log_end)
@@ -528,9 +550,11 @@ class Log:
                 self._save_checkpoint(corrupt_at=found.offset)
 
     def _fail(self, error: OSError) -> StorageFailed:
-        """Out of service for appends until reopened."""
+        """Out of service for appends until reopened. An error to raise: another than the one that is kept,
+        because a traceback grows with every raise.
+        """
         self.failure = StorageFailed(path=str(self.directory), reason=str(error))
-        return self.failure
+        return copy(self.failure)
 
     @contextmanager
     def _failing_safely(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from millpond_broker.core.epochs import LeaderEpochs
 from millpond_broker.core.producers import Producers
 from millpond_broker.storage.document import DocumentDamaged, read_document, write_document
 from millpond_broker.storage.files import Files
-from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, Unsound, sound_frame_saw
+from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, Unsound, behind, sound_frame_saw
 from millpond_broker.storage.segment import Segment, segment_bases, segment_name
 
 CHECKPOINT: Final = "checkpoint"
@@ -119,8 +119,8 @@ class Recovered(NamedTuple):
 def recover(files: Files, directory: Path, index_interval_bytes: int) -> Recovered:
     """Start the log in `directory`, which exists. Everything below the returned log end is durable.
 
-    Raises UnsupportedFormat for a batch of a later version, OSError when the disk fails; then nothing
-    but index files has changed.
+    Raises UnsupportedFormat for a batch of a later version, OSError when the disk fails; no batch at or
+    past the log start has gone then.
     """
     checkpoint = Checkpoint.read(files, directory)
     try:
@@ -306,7 +306,8 @@ def _corruption_in_last(last: Segment, walk: _Walk, durable_end: int) -> Corrupt
         if offset < durable_end:
             return Corruption(offset, f"the log ends before its durable end {durable_end}")
         return None
-    if offset < durable_end or sound_frame_saw(last.file, last.size_bytes + 1, walk.file_size, offset):
+    search_from = behind(last.file, last.size_bytes)
+    if offset < durable_end or sound_frame_saw(last.file, search_from, walk.file_size, offset):
         return Corruption(offset, walk.bad)
     return None
 

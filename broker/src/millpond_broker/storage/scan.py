@@ -102,11 +102,21 @@ _MAGIC_AT: Final = PREFIX_BYTES - 5  # the magic byte stands in front of the 4-b
 _MAGIC: Final = re.compile(b"[%c]" % MAGIC_COLUMNS)
 
 
+def behind(file: File, position: int) -> int:
+    """Where the batch after the bad one at `position` would begin, if its own frame vouches for its
+    length; else the next byte.
+    """
+    chunk = file.read_at(position, _STORED_MIN)
+    if not _is_frame(chunk, 0) or len(chunk) < _STORED_MIN:
+        return position + 1
+    return position + FRAME_BYTES + parse_header(chunk, FRAME_BYTES).size_bytes
+
+
 def sound_frame_saw(file: File, position: int, end: int, offset: int) -> bool:
     """Whether a sound batch somewhere in [position, end) knew a durable end past `offset`.
 
-    If so, the bad batch at `offset` was durable once. The search looks at every byte, because the bad
-    batch's length is not to be trusted; a payload that quotes a log may mislead it, towards keeping bytes.
+    If so, the bad batch at `offset` was durable once. The search looks at every byte: a payload that quotes
+    a log may mislead it, towards keeping bytes, where the frame of the bad batch is bad too (`behind`).
     """
     while position < end:
         chunk = file.read_at(position, min(CHUNK_BYTES, end - position))

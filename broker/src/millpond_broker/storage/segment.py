@@ -16,7 +16,7 @@ from millpond.wire.frame import FRAME_BYTES
 from millpond.wire.header import BatchHeader
 from millpond_broker.storage.files import FailsForGood, File, Files
 from millpond_broker.storage.index import OFFSET_KEY, TIME_KEY, SparseIndex
-from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch, scan
+from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch, Unsound, scan
 
 LOG_SUFFIX: Final = ".log"
 INDEX_SUFFIX: Final = ".index"
@@ -24,8 +24,8 @@ TIME_INDEX_SUFFIX: Final = ".timeindex"
 _LOG_NAME: Final = re.compile(r"\d{20}" + re.escape(LOG_SUFFIX))
 RELATIVE_OFFSET_MAX: Final = 2**31 - 1
 """Index entries hold offsets relative to the base, in 32 bits; a segment rolls before they run out."""
-SEGMENT_BYTES_LIMIT: Final = 1 << 30
-"""Positions are 32 bits in the index; one append may overshoot the configured size of a segment."""
+APPEND_BYTES_MAX: Final = 1 << 30
+"""Positions are 32 bits in the index: the largest segment, 1 GiB, and one append more stay below."""
 
 
 def segment_name(base_offset: int) -> str:
@@ -121,7 +121,9 @@ class Segment:
     def release(self) -> None:
         """Let file and indexes go until the next use. Nothing is lost: a sealed segment is on disk."""
         self.close()
+        latest = self._max_timestamp
         self._set_indexes()
+        self._max_timestamp = latest
 
     def detach(self) -> File | None:
         """The open file, if there is one, to be closed by the caller; the segment opens another."""
@@ -274,14 +276,21 @@ class Segment:
         self.file.sync()
 
     def _position_of(self, end: int) -> int:
-        offset, position = self.entry_before(end)
-        if offset == end:
-            return position
-        for stored in self.batches(position):
-            if stored.batch.header.base_offset >= end:
-                return stored.position
-            if stored.batch.header.next_offset == end:
-                return stored.end_position
+        """Where offset `end`, a boundary, stands. Raises Unsound if damage lies before it, OSError."""
+        offset = self.base_offset
+        try:
+            offset, position = self.entry_before(end)
+            if offset == end:
+                return position
+            for stored in self.batches(position):
+                if stored.batch.header.base_offset >= end:
+                    return stored.position
+                offset = stored.batch.header.next_offset
+                assert offset <= end, "a cut is where a batch begins or ends"
+                if offset == end:
+                    return stored.end_position
+        except BadBatch as bad:
+            raise Unsound(offset, str(bad)) from None
         return self.size_bytes
 
     def discard_rest(self) -> None:

@@ -10,6 +10,7 @@ import errno
 import threading
 import time
 from collections.abc import Sequence
+from copy import copy
 from typing import Final
 
 from millpond.embedded.partition import Partition, Ticket
@@ -17,7 +18,9 @@ from millpond.wire.errors import DeliveryTimeout, MillpondError, StorageFailed
 from millpond_broker.storage.group_commit import GroupCommit
 
 SYNC_SECONDS_MAX: Final = 120.0
-"""How long a producer waits for a disk that hangs before it is told that the outcome is unknown."""
+"""How long a producer waits for another's sync before it is told that the outcome is unknown. Whoever runs
+the sync waits as long as the disk takes: a thread that is in it cannot be called back.
+"""
 
 
 class Commits:
@@ -105,10 +108,12 @@ def _is_settled(ticket: Ticket, failed: dict[Ticket, MillpondError]) -> bool:
     """Whether the ticket's fate is known; a failure is added to `failed`."""
     log = ticket.partition.log
     with ticket.partition.lock:
-        if log.generation != ticket.generation:
-            failed[ticket] = StorageFailed(path=str(log.directory), reason="cut back after a failed sync")
-        elif log.durable_end >= ticket.next_offset:
+        cuts = log.generation - ticket.generation
+        kept_end = log.durable_end if not cuts else log.generation_start
+        if cuts <= 1 and ticket.next_offset <= kept_end:
             return True
+        if cuts:
+            failed[ticket] = StorageFailed(path=str(log.directory), reason="cut back after a failed sync")
         elif log.failure is not None:
-            failed[ticket] = log.failure
+            failed[ticket] = copy(log.failure)  # many may raise it, and a traceback grows with every raise
     return ticket in failed

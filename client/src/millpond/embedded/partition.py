@@ -42,6 +42,11 @@ class Partition:
         log = self.log
         return log.durable_end if self.waits_for_sync or log.failure is not None else log.log_end
 
+    def bounds(self) -> tuple[int, int]:
+        """(log start, log end) as they are between two uses of the log: within one they may not agree."""
+        with self.lock:
+            return self.log.log_start, self.log.log_end
+
     def check_takes_appends(self) -> None:
         """Raise CorruptBatch or StorageFailed, as an append would. After a failed sync the disk is given
         another chance first: what was never confirmed is cut, and the log goes on (rule 40).

@@ -315,7 +315,9 @@ class Queue:
                 except OffsetOutOfRange:
                     continue  # trimmed between the two lines above: the next round starts higher
                 except CorruptBatch as error:
-                    _logger.error("group %s cannot go on in partition %d: %s", group, number, error)
+                    _logger.error(  # noqa: TRY400 - no bug to trace
+                        "group %s cannot go on in partition %d: %s", group, number, error
+                    )
                     damage = damage or error
                     del positions[number]
                     continue
@@ -349,8 +351,8 @@ class Queue:
         check_group_name(group)
         with self._call():
             self._check_partition(record.partition)
-            log = self._data[record.partition].log
-            if record.topic != TOPIC or not 0 <= record.offset < log.log_end:
+            _, log_end = self._data[record.partition].bounds()
+            if record.topic != TOPIC or not 0 <= record.offset < log_end:
                 raise InvalidRecord(
                     reason=f"{record.topic}-{record.partition} offset {record.offset} is not in this queue"
                 )
@@ -358,10 +360,10 @@ class Queue:
 
     def _committed(self, group: str, number: int) -> int:
         committed = self._offsets.get(group, number)
-        return self._data[number].log.log_start if committed is None else committed
+        return self._data[number].bounds()[0] if committed is None else committed
 
     def _at_least_log_start(self, group: str, number: int, position: int) -> int:
-        log_start = self._data[number].log.log_start
+        log_start, _ = self._data[number].bounds()
         if position < log_start:
             _logger.warning(
                 "group %s skips %d records of partition %d that retention dropped",
@@ -412,6 +414,7 @@ class Queue:
 
     def _flush_forever(self) -> None:
         """The thread of flush=interval: started by `__init__`, ended by `close`."""
+        failed: set[Partition] = set()
         while True:
             with self._changed:
                 if self._changed.wait_for(lambda: self._closing, self._config.flush_interval_ms / 1000):
@@ -420,6 +423,11 @@ class Queue:
                 self._commits.sync(self._partitions)
             except MillpondError as error:
                 _logger.error("not flushed, %s: %s", self.path, error)  # noqa: TRY400 - no bug to trace
+            for partition in self._partitions:
+                failure = partition.log.failure
+                if failure is not None and partition not in failed:
+                    failed.add(partition)
+                    _logger.error("acknowledged records may be lost, no more are taken: %s", failure)
 
     def _retain(self) -> None:
         """Drop what retention says may go. Trouble is logged: the records that called are safe already."""
@@ -437,8 +445,8 @@ class Queue:
         """Wait for calls under way, make everything durable, let the directory go. Again: does nothing.
 
         Iterators of `consume` end. Raises OperationTimeout when a call does not end: the directory stays
-        locked, and this may be called again. Raises StorageFailed when the last sync fails; the
-        directory is let go all the same.
+        locked, and this may be called again. Raises StorageFailed when the last sync fails, or, with
+        flush="interval", when an earlier one did; the directory is let go all the same.
         """
         self._check_not_forked()
         with self._close_turn:
@@ -459,6 +467,8 @@ class Queue:
         troubles: list[MillpondError] = []
         for partition in self._partitions:
             with partition.lock:
+                if partition.log.failure is not None and not partition.waits_for_sync:
+                    troubles.append(partition.log.failure)  # of records that were acknowledged unsynced
                 try:
                     partition.log.close(broker_epoch=0)
                 except StorageFull as error:
