@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -352,6 +353,42 @@ class LogMachine(RuleBasedStateMachine):
         self.disk.capacity_bytes = None
         if power_fails:
             self.open_and_compare()
+
+    @rule(
+        what=st.sampled_from(["truncate", "trim", "retain"]),
+        part=st.floats(0, 1),
+        fault=st.sampled_from(["a directory's sync", "any sync", "no room"]),
+    )
+    def a_change_fails_half_way(self, what: str, part: float, fault: str) -> None:
+        """Rule 41: out of service or as before, and `reopen` finishes it: what was to be cut stays cut."""
+        start, before = self.log.log_start, self.end
+        target = start + int(part * (before - start))
+        if fault == "no room":
+            self.disk.capacity_bytes = used_bytes(self.disk)
+        else:
+            self.disk.fail_next_sync(DIRECTORY if fault == "a directory's sync" else None)
+        try:
+            if what == "truncate":
+                self.confirmed = min(self.confirmed, max(start, target - 6))
+                self.log.truncate(target)
+            elif what == "trim":
+                self.trim(part)
+            else:
+                self.retain(0 if part < 0.5 else 2_000)
+        except (StorageFailed, StorageFull):
+            pass
+        self.disk.heal()
+        self.disk.capacity_bytes = None
+        while self.log.failure is not None:
+            with suppress(StorageFailed):  # another descriptor may still tell of the same failure
+                self.log.reopen()
+            if what == "truncate" and self.log.failure is None and self.log.generation_start <= target:
+                assert self.log.log_end <= max(target, self.log.log_start)
+        found = self.read_from(self.log.log_start)
+        assert list(found) == list(range(self.log.log_start, self.log.log_end))
+        assert all(self.records[offset] == record for offset, record in found.items())
+        assert self.log.durable_end >= self.confirmed
+        self.settle()
 
     @rule()
     def writing_fails(self) -> None:

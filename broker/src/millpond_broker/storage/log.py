@@ -34,20 +34,13 @@ from millpond.wire.frame import FRAME_BYTES, pack_frame
 from millpond.wire.header import CRC_START, BatchHeader
 from millpond.wire.record import TopicPartition
 from millpond_broker.core.retention import Retained, retained_from
+from millpond_broker.storage.checkpoint import CheckpointFile, CleanClose
 from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, DISK_FULL, Buffer, File, Files
-from millpond_broker.storage.recovery import (
-    Checkpoint,
-    CleanClose,
-    Corruption,
-    Recovery,
-    load_producers,
-    recover,
-    save_epochs,
-    save_producers,
-)
+from millpond_broker.storage.recovery import Corruption, Recovery, recover
 from millpond_broker.storage.scan import CHUNK_BYTES, StoredBatch, Unsound
 from millpond_broker.storage.segment import APPEND_BYTES_MAX, RELATIVE_OFFSET_MAX, Segment
 from millpond_broker.storage.segments import SegmentInfo, Segments
+from millpond_broker.storage.sidecars import load_producers, save_epochs, save_producers
 
 _READ_AHEAD_BYTES: Final = 8 << 10
 """Read beyond what was asked for: the way from an index entry to the batch that holds the offset."""
@@ -136,7 +129,7 @@ class Log:
             index_interval_bytes=self.options.index_interval_bytes,
             open_max=self.options.sealed_segments_open_max,
         )
-        self._checkpoint = found.checkpoint
+        self._checkpoint = CheckpointFile(self._files, self.directory, found.checkpoint)
         self.durable_end = found.durable_end
         self.epochs = found.epochs
         self.producers = found.producers
@@ -149,7 +142,7 @@ class Log:
     @property
     def log_start(self) -> int:
         """First offset that may be read."""
-        return self._checkpoint.log_start
+        return self._checkpoint.current.log_start
 
     @property
     def log_end(self) -> int:
@@ -190,7 +183,7 @@ class Log:
         if added_bytes > APPEND_BYTES_MAX:
             raise RecordTooLarge(size_bytes=added_bytes, limit_bytes=APPEND_BYTES_MAX)
         with self._failing_safely():
-            self._mark_in_use()
+            self._checkpoint.mark_in_use()
             self._roll_if_due(added_bytes, batches)
             if self.epochs.latest is None or leader_epoch > self.epochs.latest:
                 self._begin_epoch(leader_epoch)
@@ -256,8 +249,11 @@ class Log:
         sealed = self._segments.last
         self._sync(sealed)
         sealed.flush_indexes()
+        latest = sealed.max_timestamp()
+        if latest is not None:
+            self.producers.expire(latest)
         save_producers(self._files, self.directory, self.producers, self.log_end)
-        self._save_checkpoint(durable_end=self.durable_end)
+        self._checkpoint.save(durable_end=self.durable_end)
         self._segments.add()
 
     def _begin_epoch(self, leader_epoch: int) -> None:
@@ -426,7 +422,7 @@ class Log:
             end = max(end, self.log_start)
             self.durable_end = min(self.durable_end, end)
             self.generation_start = end
-            self._save_checkpoint(durable_end=min(self._checkpoint.durable_end, end))
+            self._checkpoint.save(durable_end=min(self._checkpoint.current.durable_end, end))
             self._segments.cut(end, keep_none=keep_none)
             self.epochs.cut_from(self.log_end)
             save_epochs(self._files, self.directory, self.epochs)
@@ -445,7 +441,7 @@ class Log:
         self.check_writable()
         with self._failing_safely():
             if log_start > self.log_start:
-                self._save_checkpoint(log_start=log_start, durable_end=self.durable_end)
+                self._checkpoint.save(log_start=log_start, durable_end=self.durable_end)
             self._segments.drop_dead(log_start)
             if self.epochs.cut_before(log_start):
                 save_epochs(self._files, self.directory, self.epochs)
@@ -471,7 +467,7 @@ class Log:
                 or last.next_offset > below
             ):
                 return
-            self._mark_in_use()
+            self._checkpoint.mark_in_use()
             self._roll()
         self._trim_sealed(now_ms, below)
 
@@ -501,7 +497,7 @@ class Log:
         the files are closed all the same, and the next start verifies.
         """
         assert not self._segments.is_lent, "syncs are answered before a log is closed"
-        said = self._checkpoint.clean
+        said = self._checkpoint.current.clean
         try:
             if (
                 self.failure is None
@@ -514,7 +510,7 @@ class Log:
                     last.flush_indexes()
                     save_producers(self._files, self.directory, self.producers, self.log_end)
                     clean = CleanClose(broker_epoch, last.base_offset, last.size_bytes)
-                    self._save_checkpoint(durable_end=self.durable_end, clean=clean)
+                    self._checkpoint.save(durable_end=self.durable_end, clean=clean)
         finally:
             self.abandon()
 
@@ -547,7 +543,7 @@ class Log:
         if self.corruption is None or found.offset < self.corruption.offset:
             self.corruption = Corruption(found.offset, found.reason)
             with suppress(OSError):  # the memory is a courtesy: whoever reads there next finds it again
-                self._save_checkpoint(corrupt_at=found.offset)
+                self._checkpoint.save(corrupt_at=found.offset)
 
     def _fail(self, error: OSError) -> StorageFailed:
         """Out of service for appends until reopened. An error to raise: another than the one that is kept,
@@ -576,29 +572,3 @@ class Log:
         except OSError as error:  # of any kind: a full disk that shows here has lost pages all the same
             raise self._fail(error) from error
         self.durable_end = self.log_end
-
-    # --- small change ---------------------------------------------------------------------------------
-
-    def _mark_in_use(self) -> None:
-        """Take back the word of the last clean close, before anything changes."""
-        if self._checkpoint.clean is not None:
-            self._save_checkpoint()
-
-    def _save_checkpoint(
-        self,
-        *,
-        log_start: int | None = None,
-        durable_end: int | None = None,
-        corrupt_at: int | None = None,
-        clean: CleanClose | None = None,
-    ) -> None:
-        """Replace the checkpoint; what is not named stays, but for the clean close, which ends with any."""
-        old = self._checkpoint
-        new = Checkpoint(
-            log_start=old.log_start if log_start is None else log_start,
-            durable_end=old.durable_end if durable_end is None else durable_end,
-            corrupt_at=old.corrupt_at if corrupt_at is None else corrupt_at,
-            clean=clean,
-        )
-        new.write(self._files, self.directory)
-        self._checkpoint = new

@@ -14,26 +14,19 @@ A log that was closed cleanly is believed, at its word. Any other is verified fr
 from __future__ import annotations
 
 import errno
-import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
-from millpond.wire.header import BatchHeader
+from millpond.wire.errors import CorruptBatch
 from millpond_broker.core.epochs import LeaderEpochs
 from millpond_broker.core.producers import Producers
-from millpond_broker.storage.document import DocumentDamaged, read_document, write_document
+from millpond_broker.storage.checkpoint import Checkpoint
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, Unsound, behind, sound_frame_saw
-from millpond_broker.storage.segment import Segment, segment_bases, segment_name
-
-CHECKPOINT: Final = "checkpoint"
-LEADER_EPOCHS: Final = "leader-epochs"
-PRODUCERS_SUFFIX: Final = ".producers"
-_PRODUCERS: Final = "producers"
-_PRODUCERS_NAME: Final = re.compile(r"\d{20}" + re.escape(PRODUCERS_SUFFIX))
+from millpond_broker.storage.segment import Segment, segment_bases
+from millpond_broker.storage.sidecars import load_epochs, load_producers, save_epochs
 
 
 class Corruption(NamedTuple):
@@ -41,55 +34,6 @@ class Corruption(NamedTuple):
 
     offset: int
     reason: str
-
-
-class CleanClose(NamedTuple):
-    """What a clean close vouches for: the last segment and its length. `broker_epoch`: rule 15."""
-
-    broker_epoch: int
-    base_offset: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The document that a start relies on."""
-
-    log_start: int = 0
-    """First offset that may be read; segments wholly below it may be gone."""
-    durable_end: int = 0
-    """Everything below was synced, when this was written. A lower bound: the log goes on after it."""
-    corrupt_at: int | None = None
-    """Where corruption was found, if it was: verification starts there, however the log was closed."""
-    clean: CleanClose | None = None
-    """Set by a clean close, and gone before anything is changed after the next open."""
-
-    def write(self, files: Files, directory: Path) -> None:
-        """Replace the document. Durable when it returns."""
-        content = {
-            "log_start": self.log_start,
-            "durable_end": self.durable_end,
-            "corrupt_at": self.corrupt_at,
-            "clean": self.clean,
-        }
-        write_document(files, directory / CHECKPOINT, CHECKPOINT, content)
-
-    @classmethod
-    def read(cls, files: Files, directory: Path) -> Checkpoint | None:
-        """The stored one; None if there is none or it is damaged, and then everything is verified."""
-        try:
-            content = read_document(files, directory / CHECKPOINT, CHECKPOINT)
-        except DocumentDamaged:
-            return None
-        if content is None:
-            return None
-        clean = content["clean"]
-        return cls(
-            log_start=content["log_start"],
-            durable_end=content["durable_end"],
-            corrupt_at=content["corrupt_at"],
-            clean=None if clean is None else CleanClose(*clean),
-        )
 
 
 @dataclass(frozen=True)
@@ -123,13 +67,16 @@ def recover(files: Files, directory: Path, index_interval_bytes: int) -> Recover
     past the log start has gone then.
     """
     checkpoint = Checkpoint.read(files, directory)
-    try:
-        return _start(files, directory, index_interval_bytes, checkpoint)
-    except Unsound as found:
-        # A batch that was believed unread turned out bad: believe nothing from its segment on.
-        assert checkpoint is not None, "without a checkpoint nothing is believed unread"
-        checkpoint = replace(checkpoint, clean=None, corrupt_at=found.offset)
-        return _start(files, directory, index_interval_bytes, checkpoint)
+    while True:
+        try:
+            return _start(files, directory, index_interval_bytes, checkpoint)
+        except Unsound as found:
+            # A batch that was believed unread turned out bad: believe nothing from there on. Each turn goes
+            # further back, so there are not many.
+            assert checkpoint is not None, "without a checkpoint nothing is believed unread"
+            if checkpoint.corrupt_at is not None and found.offset >= checkpoint.corrupt_at:
+                raise CorruptBatch(reason=f"{directory}: {found.reason}", offset=found.offset) from None
+            checkpoint = replace(checkpoint, clean=None, corrupt_at=found.offset)
 
 
 def _start(files: Files, directory: Path, index_interval_bytes: int, stored: Checkpoint | None) -> Recovered:
@@ -172,7 +119,7 @@ def _judge(
     elif report.clean_epoch is None:
         checkpoint = Checkpoint(log_start=checkpoint.log_start, durable_end=log_end)
         checkpoint.write(files, directory)
-    epochs, on_record = _load_epochs(files, directory, segments)
+    epochs, on_record = load_epochs(files, directory, segments)
     if report.corruption is None and epochs.entries() != on_record:
         # Or what was cut would count again, once the log has grown past where it began.
         save_epochs(files, directory, epochs)
@@ -187,20 +134,6 @@ def _load_indexes(segment: Segment) -> None:
         segment.load_indexes()
     except BadBatch as bad:
         raise Unsound(segment.base_offset, str(bad)) from None
-
-
-def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]:
-    """Headers of the batches from the one that holds `offset` on."""
-    for segment in segments:
-        if segment.next_offset <= offset:
-            continue
-        sound_end = max(offset, segment.base_offset)
-        try:
-            for stored in segment.batches_from(offset):
-                sound_end = stored.batch.header.next_offset
-                yield stored.batch.header
-        except BadBatch as bad:
-            raise Unsound(sound_end, str(bad)) from None
 
 
 # --- which segments there are --------------------------------------------------------------------------
@@ -361,83 +294,3 @@ def _make_durable(segment: Segment, durable_end: int) -> None:
             raise OSError(errno.ENOSPC, "short rewrite", str(segment.path))
         position += len(data)
     segment.file.sync()
-
-
-# --- what is kept beside the segments --------------------------------------------------------------------
-
-
-def _load_epochs(
-    files: Files, directory: Path, segments: list[Segment]
-) -> tuple[LeaderEpochs, list[tuple[int, int]]]:
-    """The epochs on record, up to the log end, and the record; the epochs come from the batches where it
-    is missing or damaged.
-    """
-    log_end = segments[-1].next_offset
-    try:
-        content = read_document(files, directory / LEADER_EPOCHS, LEADER_EPOCHS)
-    except DocumentDamaged:
-        content = None
-    if content is not None:
-        on_record = [(epoch, start) for epoch, start in content["epochs"]]
-        epochs = LeaderEpochs(on_record)
-        epochs.cut_from(log_end)
-        return epochs, on_record
-    epochs = LeaderEpochs()
-    for header in _headers_from(segments, segments[0].base_offset):
-        if epochs.latest is None or header.leader_epoch > epochs.latest:
-            epochs.begin(header.leader_epoch, header.base_offset)
-    return epochs, []
-
-
-def save_epochs(files: Files, directory: Path, epochs: LeaderEpochs) -> None:
-    """Replace the record of leader epochs. Durable when it returns."""
-    write_document(files, directory / LEADER_EPOCHS, LEADER_EPOCHS, {"epochs": epochs.entries()})
-
-
-def save_producers(files: Files, directory: Path, producers: Producers, log_end: int) -> None:
-    """Write the state of producers as of `log_end`; keep the one before it too, drop older ones."""
-    path = directory / (segment_name(log_end) + PRODUCERS_SUFFIX)
-    write_document(files, path, _PRODUCERS, {"producers": producers.snapshot()})
-    for offset in _producer_snapshots(files, directory)[:-2]:
-        files.unlink(directory / (segment_name(offset) + PRODUCERS_SUFFIX))
-
-
-def load_producers(files: Files, directory: Path, segments: list[Segment]) -> Producers:
-    """State as of the log end: the newest sound snapshot at or below it, then the batches after that.
-
-    Snapshots past the log end are of a log that is gone, and are removed.
-    """
-    log_end = segments[-1].next_offset
-    producers, offset = Producers(), segments[0].base_offset
-    stale = False
-    for candidate in reversed(_producer_snapshots(files, directory)):
-        path = directory / (segment_name(candidate) + PRODUCERS_SUFFIX)
-        if candidate > log_end:
-            files.unlink(path)
-            stale = True
-            continue
-        content = _sound_snapshot(files, path)
-        if content is not None:
-            producers, offset = Producers.restore(content["producers"]), candidate
-            break
-    if stale:  # or a crash could bring one back beside a log that has grown past it again
-        files.sync_directory(directory)
-    for header in _headers_from(segments, offset):
-        producers.observe(header)
-    return producers
-
-
-def _sound_snapshot(files: Files, path: Path) -> dict[str, Any] | None:
-    try:
-        return read_document(files, path, _PRODUCERS)
-    except DocumentDamaged:
-        return None
-
-
-def _producer_snapshots(files: Files, directory: Path) -> list[int]:
-    """Offsets of the snapshots on disk, ascending."""
-    return sorted(
-        int(name.removesuffix(PRODUCERS_SUFFIX))
-        for name in files.list(directory)
-        if _PRODUCERS_NAME.fullmatch(name)
-    )
