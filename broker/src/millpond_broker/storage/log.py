@@ -89,25 +89,44 @@ class Log:
     """A partition's log in one directory. See the module for its rules."""
 
     def __init__(self, files: Files, directory: Path, partition: TopicPartition, options: LogOptions) -> None:
+        """Start in `directory`, which exists. Use `open`, which makes it and gives errors their names."""
+        found = recover(files, directory, options.index_interval_bytes)
         self.directory = directory
         self.partition = partition
         self.options = options
+        self.recovery: Recovery = found.report
+        # Exclusive end of what a sync confirmed: log_start <= durable_end <= log_end. Moved on by `confirm`
+        # and `_sync`, back by a cut alone.
+        self.durable_end = found.durable_end
         # Why no appends are taken, if so: set by a failed sync, write or cut, ended by `reopen` alone. While
         # it is set, nothing past durable_end is served.
         self.failure: StorageFailed | None = None
+        # From where on the log is proven damaged, if it is; for good, and remembered over a restart. Nothing
+        # at or past it is served, and no appends are taken (rule 15).
+        self.corruption: Corruption | None = found.report.corruption
         # Grows with every cut; a sync begun before one says nothing after it (rule 41).
         self.generation = 0
         # The log end right after the last cut: of what was appended before it, just what lies below was kept.
         self.generation_start = 0
+        self.epochs = found.epochs
+        self.producers = found.producers
         self._files = files
-        self._adopt()
+        self._segments = Segments(
+            files,
+            directory,
+            found.segments,
+            index_interval_bytes=options.index_interval_bytes,
+            open_max=options.sealed_segments_open_max,
+        )
+        self._checkpoint = CheckpointFile(files, directory, found.checkpoint)
+        self._check()
 
     @classmethod
     def open(cls, files: Files, directory: Path, partition: TopicPartition, options: LogOptions) -> Log:
         """Start the log in `directory`, made if missing; see `recovery` for what a crash left behind.
 
         Everything below the log end is durable when it returns. Raises UnsupportedFormat, StorageFull,
-        StorageFailed.
+        StorageFailed, and CorruptBatch for a log that cannot even be started up to its damage.
         """
         try:
             if not files.exists(directory):
@@ -118,24 +137,6 @@ class Log:
             if error.errno in DISK_FULL:
                 raise StorageFull(path=str(directory)) from error
             raise StorageFailed(path=str(directory), reason=str(error)) from error
-
-    def _adopt(self) -> None:
-        """Take what recovery found as this log's state."""
-        found = recover(self._files, self.directory, self.options.index_interval_bytes)
-        self._segments = Segments(
-            self._files,
-            self.directory,
-            found.segments,
-            index_interval_bytes=self.options.index_interval_bytes,
-            open_max=self.options.sealed_segments_open_max,
-        )
-        self._checkpoint = CheckpointFile(self._files, self.directory, found.checkpoint)
-        self.durable_end = found.durable_end
-        self.epochs = found.epochs
-        self.producers = found.producers
-        self.recovery: Recovery = found.report
-        self.corruption: Corruption | None = found.report.corruption
-        self._check()
 
     # --- where it stands ------------------------------------------------------------------------------
 
@@ -165,9 +166,8 @@ class Log:
 
     def _check(self) -> None:
         assert self.durable_end <= self.log_end, "what is durable was appended"
-        assert self.corruption is not None or self.log_start <= self.durable_end, (
-            "trimming stays below durable"
-        )
+        if self.corruption is None:
+            assert self.log_start <= self.durable_end, "trimming stays below what is durable"
 
     # --- append ---------------------------------------------------------------------------------------
 
