@@ -144,6 +144,15 @@ class LogMachine(RuleBasedStateMachine):
         pending = self.log.begin_sync()
         if pending is not None:
             self.finish(pending)
+            self.mend()
+
+    def mend(self) -> None:
+        """A descriptor may tell, late, of a failure that a reopening has mended: conservative, and mended
+        again.
+        """
+        if self.log.failure is not None:
+            self.log.reopen()
+            self.settle()
 
     @precondition(lambda self: len(self.syncs) < SYNCS_IN_FLIGHT_MAX)
     @rule()
@@ -156,6 +165,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def ends_a_sync(self) -> None:
         self.finish(self.syncs.pop(0))
+        self.mend()
 
     @rule(part=st.floats(0, 1), bytes_max=st.sampled_from([1, 700, 1 << 20]))
     def reads(self, part: float, bytes_max: int) -> None:
@@ -229,7 +239,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def close(self) -> None:
         while self.syncs:
-            self.finish(self.syncs.pop(0))
+            self.ends_a_sync()
         self.log.close(broker_epoch=7)
         self.confirmed = self.end
 
