@@ -172,11 +172,12 @@ def test_close_makes_what_flush_interval_left_open_durable_and_ends_its_thread(
         assert queue.stats().records == 10
 
 
-def test_flush_commit_needs_no_thread(directory: Path) -> None:
+def test_flush_commit_needs_one_thread_for_the_calls_of_the_main_thread(directory: Path) -> None:
     before = threading.active_count()
     with embedded.open(directory) as queue:
         queue.produce(b"k", b"v")
-        assert threading.active_count() == before
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
 
 
 def test_threads_that_race_with_close_see_success_or_client_closed_and_nothing_is_lost(

@@ -152,12 +152,24 @@ def test_the_timeout_counts_from_the_last_record(directory: Path) -> None:
         assert next(iterator, None) is None  # an iterator that ended has ended
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, -1.0])
+@pytest.mark.parametrize("timeout", [0, 0.0])
 def test_a_timeout_of_zero_takes_what_is_there_and_ends(directory: Path, timeout: float) -> None:
     with embedded.open(directory) as queue:
         assert list(queue.consume("group", timeout=timeout)) == []
         queue.produce(b"k", b"v")
         assert len(list(queue.consume("group", timeout=timeout))) == 1
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.1, float("nan")])
+def test_a_timeout_that_is_no_time_is_refused(directory: Path, timeout: float) -> None:
+    with embedded.open(directory) as queue, pytest.raises(ValueError, match="timeout"):
+        queue.consume("group", timeout=timeout)
+
+
+def test_no_partitions_have_no_records_however_long_one_would_wait(directory: Path) -> None:
+    with embedded.open(directory) as queue:
+        assert list(queue.consume("group", partitions=[])) == []
+        assert list(queue.consume("group", partitions=iter([]))) == []  # type: ignore[arg-type]  # an iterator is read once
 
 
 def test_a_waiting_consumer_ends_when_the_queue_is_closed(directory: Path) -> None:

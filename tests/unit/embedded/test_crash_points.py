@@ -143,6 +143,8 @@ def end_thread(queue: embedded.Queue) -> None:
         queue._changed.notify_all()
     if queue._flusher.ident is not None:
         queue._flusher.join()
+    queue._shield.stop()
+    queue._shield.join(10)
 
 
 @pytest.mark.parametrize("seed", range(40))

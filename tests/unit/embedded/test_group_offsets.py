@@ -32,6 +32,8 @@ def vanish(queue: embedded.Queue) -> None:
         queue._changed.notify_all()
     if queue._flusher.ident is not None:
         queue._flusher.join()
+    queue._shield.stop()
+    queue._shield.join(10)
 
 
 def filled(queue: embedded.Queue, records: int) -> list[RawRecord]:

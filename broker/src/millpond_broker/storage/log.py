@@ -182,11 +182,7 @@ class Log:
         added_bytes = sum(FRAME_BYTES + batch.header.size_bytes for batch in batches)
         if added_bytes > APPEND_BYTES_MAX:
             raise RecordTooLarge(size_bytes=added_bytes, limit_bytes=APPEND_BYTES_MAX)
-        with self._failing_safely():
-            self._checkpoint.mark_in_use()
-            self._roll_if_due(added_bytes, batches)
-            if self.epochs.latest is None or leader_epoch > self.epochs.latest:
-                self._begin_epoch(leader_epoch)
+        self._prepare(batches, added_bytes, leader_epoch)
         offset = base_offset = self.log_end
         headers: list[BatchHeader] = []
         buffers: list[Buffer] = []
@@ -199,11 +195,26 @@ class Log:
             offset = header.next_offset
         self._write(buffers, added_bytes)
         last = self._segments.last
-        for header in headers:
-            last.note(header)
-            self.producers.observe(header)
+        try:
+            for header in headers:
+                last.note(header)
+                self.producers.observe(header)
+        except BaseException as error:  # half counted: out of service, and cut by `reopen`; re-raised
+            self._fail(OSError(errno.EINTR, f"interrupted in an append: {error!r}"))
+            raise
         self._check()
         return Appended(base_offset, offset)
+
+    def _prepare(self, batches: Sequence[Batch], added_bytes: int, leader_epoch: int) -> None:
+        """What has to be on disk before an append. An error says that its batches are not written."""
+        try:
+            with self._failing_safely():
+                self._checkpoint.mark_in_use()
+                self._roll_if_due(added_bytes, batches)
+                if self.epochs.latest is None or leader_epoch > self.epochs.latest:
+                    self._begin_epoch(leader_epoch)
+        except StorageFailed as error:
+            raise StorageFailed(path=error.path, reason=error.reason, outcome=Outcome.NOT_WRITTEN) from error
 
     def _write(self, buffers: list[Buffer], added_bytes: int) -> None:
         """All of it at the end of the last segment, or nothing."""

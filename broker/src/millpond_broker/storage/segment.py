@@ -222,6 +222,8 @@ class Segment:
         self.restart()
         try:
             for stored in scan(self.file, 0, size_bytes):
+                if stored.batch.header.base_offset < self.next_offset:
+                    raise BadBatch(stored.position, f"offset {stored.batch.header.base_offset} again")
                 self.note(stored.batch.header)
         except BadBatch:
             self._set_indexes()

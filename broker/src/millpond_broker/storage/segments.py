@@ -90,7 +90,10 @@ class Segments:
                 with suppress(BadBatch):  # no index can be made: from the beginning, as far as it is sound
                     sound_end, position = segment.entry_before(offset)
                 for stored in segment.batches(position, chunk_bytes):
-                    sound_end = stored.batch.header.next_offset
+                    header = stored.batch.header
+                    if header.base_offset != sound_end:
+                        raise Unsound(sound_end, f"offset {header.base_offset} stands there")
+                    sound_end = header.next_offset
                     if sound_end > offset:
                         yield stored
             except BadBatch as bad:

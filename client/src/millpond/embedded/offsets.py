@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from millpond.embedded.commits import Commits
-from millpond.embedded.partition import Partition, Ticket
+from millpond.embedded.partition import Partition, RawRecord, Ticket
 from millpond.wire.batch import Batch, encode_batch
 from millpond.wire.errors import CorruptBatch, MillpondError
 
@@ -44,13 +44,14 @@ class GroupOffsets:
         try:
             while records := self._partition.read(offset, _READ_BYTES):
                 for record in records:
-                    assert record.key is not None, "only `commit` writes here"
-                    assert record.value is not None, "likewise"
-                    group, _, number = record.key.rpartition(b"\0")
-                    (self._next[group.decode(), int(number)],) = _NEXT_OFFSET.unpack(record.value)
+                    key, next_offset = _decode(record)
+                    self._next[key] = next_offset
                 offset = records[-1].offset + 1
         except CorruptBatch as error:
             self.damage = error
+            _logger.error(  # noqa: TRY400 - no bug to trace
+                "commits of groups are lost from there on, and no more are taken: %s", error
+            )
 
     def get(self, group: str, partition: int) -> int | None:
         """What the group committed for the partition; None if nothing."""
@@ -119,3 +120,15 @@ class GroupOffsets:
                 self._kept_bytes = log.size_bytes
         except MillpondError as error:
             _logger.warning("the log of committed offsets could not be shortened: %s", error)
+
+
+def _decode(record: RawRecord) -> tuple[tuple[str, int], int]:
+    """((group, partition), next offset). Raises CorruptBatch for what no commit wrote."""
+    try:
+        group, _, number = (record.key or b"").rpartition(b"\0")
+        (next_offset,) = _NEXT_OFFSET.unpack(record.value or b"")
+        return (group.decode(), int(number)), next_offset
+    except (struct.error, ValueError):
+        raise CorruptBatch(
+            reason=f"the record at {record.offset} is no commit", offset=record.offset
+        ) from None

@@ -18,12 +18,12 @@ from millpond.embedded.commits import Commits
 from millpond.embedded.offsets import GroupOffsets
 from millpond.embedded.partition import Partition, RawRecord, Ticket
 from millpond.embedded.settings import load_settings
+from millpond.embedded.shield import Arrivals, Shield
 from millpond.embedded.stats import GroupStats, QueueStats, lag_records, partition_stats, with_shares
 from millpond.wire.batch import Batch, encode_batch
 from millpond.wire.errors import (
     ClientClosed,
     CorruptBatch,
-    ForkedClient,
     InvalidConfig,
     InvalidRecord,
     MillpondError,
@@ -66,22 +66,23 @@ _logger = logging.getLogger("millpond.embedded")
 def open(  # noqa: A001 - the public name; users write embedded.open
     path: str | os.PathLike[str],
     *,
-    partitions: int | None = 4,
+    partitions: int | None = None,
     flush: Literal["commit", "interval"] = "commit",
     config: Mapping[str, str | int] | None = None,
     files: Files | None = None,
 ) -> Queue:
     """Open the queue in directory `path`; an empty or missing directory becomes one.
 
-    `partitions` and `flush` are fixed when the queue is made and must be the same again (`partitions`
-    None: whatever it has). `flush="commit"`: a record is on disk when `produce` returns. `"interval"`:
-    faster, and a power loss may take what was produced in the last second (`flush_interval_ms`).
+    `partitions` and `flush` are fixed when the queue is made and must be the same again. `partitions` None:
+    4 for a new queue, and whatever another has. `flush="commit"`: a record is on disk when `produce`
+    returns. `"interval"`: faster, and a power loss may take what was produced in the last second
+    (`flush_interval_ms`).
     `config` takes topic settings by name, such as `{"retention_bytes": 1 << 30}`; they hold for this
     opening, and by default nothing is ever dropped. `files` is for tests of failing disks.
 
     Raises DirectoryInUse when another process, or another Queue of this one, has it open;
     NotADataDirectory, UnsupportedFormat (made by a later version), InvalidConfig, StorageFull,
-    StorageFailed. Nothing was changed then.
+    StorageFailed. A queue that was there before is as it was then.
     """
     settings = TopicConfig.parse(config or {}, base=TopicConfig(retention_ms=None))
     if "flush" in (config or {}):
@@ -100,19 +101,21 @@ def open(  # noqa: A001 - the public name; users write embedded.open
 class Queue:
     """An open queue. Made by `millpond.embedded.open`; close it, or use it in a `with`.
 
-    Every method may be called from any thread. After a fork it is the parent's: the child gets
-    ForkedClient. After `close`, ClientClosed.
+    Every method may be called from any thread, and from a signal handler. Ctrl-C in a call leaves it to
+    end by itself: a record that was being produced may be written. After a fork the queue is the parent's:
+    the child gets ForkedClient. After `close`, ClientClosed.
     """
 
     def __init__(self, files: Files, path: Path, partitions: int | None, config: TopicConfig) -> None:
         self.path = path
         self._config = config
         self._pid = os.getpid()
-        # `_changed` guards the three below it, and is notified when records arrive and when closing.
+        self._shield = Shield("queue")
+        self._arrivals = Arrivals()
+        # `_changed` guards the two below it; never used in the main thread, see `shield`.
         self._changed = threading.Condition()
         self._closing = False
         self._calls = 0
-        self._arrivals = 0
         # Held by `close`: a second one returns when the first has let everything go.
         self._close_turn = threading.RLock()
         self._closed = False
@@ -122,6 +125,7 @@ class Queue:
         self._flusher = threading.Thread(target=self._flush_forever, name="millpond-flush", daemon=True)
         # Whatever stops an open, nothing of it may linger: the stack lets go, last taken first.
         with ExitStack() as taken:
+            taken.callback(self._shield.stop)
             try:
                 self._directory = DataDirectory.open(files, path, role="embedded", new_id=uuid.uuid4().hex)
                 taken.callback(self._directory.close)
@@ -199,6 +203,9 @@ class Queue:
         RecordTooLarge, StorageFull (nothing written), StorageFailed or DeliveryTimeout (see `.outcome`),
         CorruptBatch (that partition takes no records any more).
         """
+        return self._shield.run(self._produce, key, value)
+
+    def _produce(self, key: bytes | None, value: bytes | None) -> tuple[int, int]:
         with self._call():
             self._check_record(key, value)
             number = self._partition_of(key, self._keyless())
@@ -216,6 +223,11 @@ class Queue:
         when a record is unfit or a partition takes none; PartialDelivery when some partitions' records
         were written and others' not: `.result` has None at the indexes of `.failed`.
         """
+        # First, in the caller's thread: the iterable is the caller's code, and may use this queue itself.
+        taken = list(pairs)
+        return self._shield.run(self._produce_many, taken)
+
+    def _produce_many(self, pairs: Sequence[tuple[bytes | None, bytes | None]]) -> list[tuple[int, int]]:
         with self._call():
             columns = self._columns(pairs)
             for number in columns:
@@ -234,7 +246,7 @@ class Queue:
                     failed[number] = unconfirmed[ticket]
             return _results(columns, tickets, failed)
 
-    def _columns(self, pairs: Iterable[tuple[bytes | None, bytes | None]]) -> dict[int, _Column]:
+    def _columns(self, pairs: Sequence[tuple[bytes | None, bytes | None]]) -> dict[int, _Column]:
         columns: dict[int, _Column] = {}
         keyless = self._keyless()
         for index, (key, value) in enumerate(pairs):
@@ -249,9 +261,7 @@ class Queue:
     def _confirmed(self, tickets: list[Ticket]) -> Mapping[Ticket, MillpondError]:
         """Wait as this queue's flush setting says, then let consumers know; the tickets that failed."""
         failed = self._commits.wait(tickets) if self._config.flush == "commit" else {}
-        with self._changed:
-            self._arrivals += 1
-            self._changed.notify_all()
+        self._arrivals.notify()
         if time.monotonic() >= self._retention_due:
             self._retain()
         return failed
@@ -292,28 +302,31 @@ class Queue:
         records at hand.
         """
         check_group_name(group)
-        numbers = range(len(self._data)) if partitions is None else partitions
+        numbers = list(range(len(self._data)) if partitions is None else partitions)
         for number in numbers:
             self._check_partition(number)
-        with self._call():
-            positions = {number: self._committed(group, number) for number in numbers}
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be at least 0 s, not {timeout}")
+        positions = self._shield.run(self._positions, group, numbers)
         return self._records(group, positions, timeout)
+
+    def _positions(self, group: str, numbers: Sequence[int]) -> dict[int, int]:
+        with self._call():
+            return {number: self._committed(group, number) for number in numbers}
 
     def _records(self, group: str, positions: dict[int, int], timeout: float | None) -> Iterator[RawRecord]:
         damage: CorruptBatch | None = None
         idle_since = time.monotonic()
-        while True:
-            arrivals = self._arrivals
+        while positions or damage is not None:
+            arrivals = self._arrivals.count
             handed_out = 0
             for number in list(positions):
                 try:
-                    with self._call():
-                        positions[number] = self._at_least_log_start(group, number, positions[number])
-                        records = self._data[number].read(positions[number], _READ_BYTES)
+                    position, records = self._shield.run(self._read, group, number, positions[number])
                 except ClientClosed:
                     return
                 except OffsetOutOfRange:
-                    continue  # trimmed between the two lines above: the next round starts higher
+                    continue  # trimmed while it was read: the next round starts higher
                 except CorruptBatch as error:
                     _logger.error(  # noqa: TRY400 - no bug to trace
                         "group %s cannot go on in partition %d: %s", group, number, error
@@ -321,10 +334,10 @@ class Queue:
                     damage = damage or error
                     del positions[number]
                     continue
+                positions[number] = position
                 for record in records:
-                    self._check_not_forked()
-                    if self._closing:
-                        return
+                    if self._closing or self._is_forked():
+                        break  # and the next read says which
                     yield record
                     positions[number] = record.offset + 1
                     handed_out += 1
@@ -335,12 +348,18 @@ class Queue:
             elif not self._await_arrival(arrivals, idle_since, timeout):
                 return
 
+    def _read(self, group: str, number: int, position: int) -> tuple[int, list[RawRecord]]:
+        """Where to read on, at the log start or after it, and the records from there."""
+        with self._call():
+            position = self._at_least_log_start(group, number, position)
+            return position, self._data[number].read(position, _READ_BYTES)
+
     def _await_arrival(self, arrivals: int, idle_since: float, timeout: float | None) -> bool:
         """Wait for something to be produced; False when the time is up or the queue is closing."""
         left = None if timeout is None else idle_since + timeout - time.monotonic()
-        with self._changed:
-            arrived = self._changed.wait_for(lambda: self._closing or self._arrivals != arrivals, left)
-            return arrived and not self._closing
+        if self._closing:
+            return False
+        return self._arrivals.wait(arrivals, left) and not self._closing
 
     def commit(self, group: str, record: RawRecord) -> None:
         """`group` is done with `record` and everything before it in its partition. As durable as a record
@@ -349,6 +368,9 @@ class Queue:
         is not in this queue, and as `produce` does.
         """
         check_group_name(group)
+        self._shield.run(self._commit, group, record)
+
+    def _commit(self, group: str, record: RawRecord) -> None:
         with self._call():
             self._check_partition(record.partition)
             _, log_end = self._data[record.partition].bounds()
@@ -379,6 +401,9 @@ class Queue:
 
     def stats(self) -> QueueStats:
         """Partitions with their sizes and shares, and how far each group is."""
+        return self._shield.run(self._stats)
+
+    def _stats(self) -> QueueStats:
         with self._call():
             partitions = [partition_stats(number, entry) for number, entry in enumerate(self._data)]
             groups = {
@@ -392,25 +417,20 @@ class Queue:
     @contextmanager
     def _call(self) -> Iterator[None]:
         """A call is under way: `close` waits for it."""
-        self._check_not_forked()
-        counted = False
+        with self._changed:
+            if self._closing:
+                raise ClientClosed(what="queue")
+            self._calls += 1
         try:
-            with self._changed:
-                if self._closing:
-                    raise ClientClosed(what="queue")
-                self._calls += 1
-                counted = True  # at once: Ctrl-C may come between any two lines, and `close` would wait
             yield
         finally:
-            if counted:
-                with self._changed:
-                    self._calls -= 1
-                    if self._closing:
-                        self._changed.notify_all()
+            with self._changed:
+                self._calls -= 1
+                if self._closing:
+                    self._changed.notify_all()
 
-    def _check_not_forked(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedClient(what="queue")
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
 
     def _flush_forever(self) -> None:
         """The thread of flush=interval: started by `__init__`, ended by `close`."""
@@ -448,11 +468,15 @@ class Queue:
         locked, and this may be called again. Raises StorageFailed when the last sync fails, or, with
         flush="interval", when an earlier one did; the directory is let go all the same.
         """
-        self._check_not_forked()
+        self._shield.run(self._close)
+        self._shield.join(_CLOSE_SECONDS_MAX)
+
+    def _close(self) -> None:
         with self._close_turn:
             with self._changed:
                 self._closing = True
                 self._changed.notify_all()
+                self._arrivals.notify()
                 if not self._changed.wait_for(lambda: not self._calls, _CLOSE_SECONDS_MAX):
                     raise OperationTimeout(what="closing the queue", timeout=_CLOSE_SECONDS_MAX)
             if self._closed:
