@@ -164,7 +164,7 @@ def test_close_makes_what_flush_interval_left_open_durable_and_ends_its_thread(
 ) -> None:
     before = threading.active_count()
     with embedded.open(directory, flush="interval", config={"flush_interval_ms": 3_600_000}) as queue:
-        assert threading.active_count() == before + 1
+        assert threading.active_count() == before + 2
         queue.produce_many([(b"%d" % n, b"v") for n in range(10)])
     assert threading.active_count() == before
     with embedded.open(directory, flush="interval") as queue:

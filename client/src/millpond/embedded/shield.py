@@ -37,7 +37,7 @@ class _Job:
 
 
 class Shield:
-    """Runs calls. Its thread is started by the first that needs it; `stop` ends it, or being forgotten."""
+    """Runs calls, in a thread that `stop` ends, or being forgotten."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -47,6 +47,7 @@ class Shield:
         self._is_stopped = False
         # Whoever forgets to close: the thread must not outlive what it works for.
         weakref.finalize(self, self._jobs.put, None)
+        self._thread.start()  # now, and not by the first call: starting one is no single step either
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `function` returns or raises. Raises ForkedClient in a child of the process that made this."""
@@ -54,8 +55,6 @@ class Shield:
             raise ForkedClient(what=self._what)
         if self._is_stopped or threading.current_thread() is not threading.main_thread():
             return function(*args, **kwargs)
-        if self._thread.ident is None:
-            self._thread.start()
         job = _Job(lambda: function(*args, **kwargs))
         self._jobs.put(job)
         while not job.done.acquire(timeout=_LOOK_SECONDS):
@@ -73,7 +72,7 @@ class Shield:
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end, unless this is it."""
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        if self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
 
