@@ -10,8 +10,8 @@
 
 One process holds a directory at a time; within it, every method may be called from any thread. Needs no
 grpc and no pysyncobj. The modules: `queue` is the surface, `partition` a log under its lock, `commits`
-makes many threads share one sync, `offsets` keeps what groups committed, `settings` what was fixed at the
-start, `stats` says how a queue is doing.
+makes many threads share one sync, `shield` keeps signal handlers out of all that, `offsets` keeps what
+groups committed, `settings` what was fixed at the start, `stats` says how a queue is doing.
 """
 
 from millpond.embedded.queue import Queue, open  # noqa: A004 - users write embedded.open

@@ -29,7 +29,7 @@ class Commits:
     def __init__(self, group_commit: GroupCommit) -> None:
         self._group_commit = group_commit
         self._turn = threading.Condition()
-        # The thread that runs a sync just now. One may find itself here, whom Ctrl-C kept from leaving.
+        # The thread that runs a sync just now; it may find itself here, if an exception kept it from leaving.
         self._syncer: int | None = None
         # Partitions with appends that somebody waits for: no more than there are.
         self._wanted: dict[Partition, None] = {}
@@ -89,7 +89,7 @@ class Commits:
             for (partition, _), result in zip(pending, results, strict=True):
                 with partition.lock:
                     result.settle()
-        except BaseException:  # Ctrl-C, most likely, for the sync takes longest; re-raised
+        except BaseException:  # whatever stopped it, nobody else answers for these syncs; re-raised
             interrupted = OSError(errno.EINTR, "interrupted during a sync")
             for partition in partitions:
                 with partition.lock:
