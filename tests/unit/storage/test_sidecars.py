@@ -122,3 +122,20 @@ def test_with_a_snapshot_at_hand_a_start_reads_only_what_came_after_it(files: Si
     tap = TapFiles(files)
     with opened(tap, OPTIONS):
         assert {name for name in tap.reads if name.endswith(".log")} == {segment_path(9).name}
+
+
+def test_a_snapshot_of_what_was_cut_is_not_taken_for_one_of_what_was_appended_since(files: SimFiles) -> None:
+    """Rule 16: the log grows past the offset of an old snapshot again, with other producers' batches."""
+    log = open_log(files)
+    for sequence in range(3):
+        log.append([batch(b"old", producer=Producer(1, 0, sequence))], EPOCH)
+    log.close(broker_epoch=1)
+    log = open_log(files)
+    log.truncate(1)
+    for sequence in range(4):
+        log.append([batch(b"new", producer=Producer(2, 0, sequence))], EPOCH)
+    sync(log)
+    live = log.producers.snapshot()
+    files.kill()
+    with opened(files) as log:
+        assert log.producers.snapshot() == live
