@@ -59,6 +59,8 @@ class Shield:
         self._jobs.put(job)
         while not job.done.acquire(timeout=_LOOK_SECONDS):
             if not self._thread.is_alive():
+                if job.done.acquire(blocking=False):
+                    break  # it was done, just before the thread ended: not to be done twice
                 return function(*args, **kwargs)
         if job.error is not None:
             raise job.error
