@@ -136,6 +136,9 @@ _PROTOBUF_USERS: Final = (
 )
 FENCES: Final = (
     Fence("grpc", ("millpond._transport", "millpond_broker.rpc")),
+    Fence("grpc_health", ("millpond_broker.rpc",)),
+    Fence("grpc_reflection", ("millpond_broker.rpc",)),
+    Fence("prometheus_client", ("millpond_broker.observe",)),
     Fence("pysyncobj", ("millpond_broker.consensus",)),
     Fence("google.protobuf", _PROTOBUF_USERS),
     Fence("millpond.v1", _PROTOBUF_USERS),

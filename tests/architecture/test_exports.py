@@ -11,6 +11,7 @@ EMBEDDED = ["GroupStats", "PartitionStats", "Queue", "QueueStats", "open"]
 
 ERRORS = [
     "ERRORS",
+    "BrokerNotReady",
     "BufferFull",
     "ClientClosed",
     "ClusterUnavailable",
@@ -23,9 +24,11 @@ ERRORS = [
     "ErrorCode",
     "FencedEpoch",
     "ForkedClient",
+    "InternalError",
     "InvalidConfig",
     "InvalidGroupName",
     "InvalidRecord",
+    "InvalidRequest",
     "InvalidTopicName",
     "MillpondError",
     "NotADataDirectory",

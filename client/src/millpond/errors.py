@@ -2,6 +2,7 @@
 
 from millpond.wire.errors import (
     ERRORS,
+    BrokerNotReady,
     BufferFull,
     ClientClosed,
     ClusterUnavailable,
@@ -14,9 +15,11 @@ from millpond.wire.errors import (
     ErrorCode,
     FencedEpoch,
     ForkedClient,
+    InternalError,
     InvalidConfig,
     InvalidGroupName,
     InvalidRecord,
+    InvalidRequest,
     InvalidTopicName,
     MillpondError,
     NotADataDirectory,
@@ -42,6 +45,7 @@ from millpond.wire.errors import (
 
 __all__ = [
     "ERRORS",
+    "BrokerNotReady",
     "BufferFull",
     "ClientClosed",
     "ClusterUnavailable",
@@ -54,9 +58,11 @@ __all__ = [
     "ErrorCode",
     "FencedEpoch",
     "ForkedClient",
+    "InternalError",
     "InvalidConfig",
     "InvalidGroupName",
     "InvalidRecord",
+    "InvalidRequest",
     "InvalidTopicName",
     "MillpondError",
     "NotADataDirectory",

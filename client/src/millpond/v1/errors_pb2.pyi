@@ -43,6 +43,9 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_INVALID_GROUP_NAME: _ClassVar[ErrorCode]
     ERROR_CODE_INVALID_RECORD: _ClassVar[ErrorCode]
     ERROR_CODE_STORAGE_FAILED: _ClassVar[ErrorCode]
+    ERROR_CODE_BROKER_NOT_READY: _ClassVar[ErrorCode]
+    ERROR_CODE_INVALID_REQUEST: _ClassVar[ErrorCode]
+    ERROR_CODE_INTERNAL: _ClassVar[ErrorCode]
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_UNKNOWN_TOPIC: ErrorCode
 ERROR_CODE_TOPIC_EXISTS: ErrorCode
@@ -77,6 +80,9 @@ ERROR_CODE_INVALID_CONFIG: ErrorCode
 ERROR_CODE_INVALID_GROUP_NAME: ErrorCode
 ERROR_CODE_INVALID_RECORD: ErrorCode
 ERROR_CODE_STORAGE_FAILED: ErrorCode
+ERROR_CODE_BROKER_NOT_READY: ErrorCode
+ERROR_CODE_INVALID_REQUEST: ErrorCode
+ERROR_CODE_INTERNAL: ErrorCode
 
 class ErrorDetail(_message.Message):
     __slots__ = ("code", "message", "facts")

@@ -50,6 +50,9 @@ class ErrorCode(enum.StrEnum):
     INVALID_GROUP_NAME = "INVALID_GROUP_NAME"
     INVALID_RECORD = "INVALID_RECORD"
     STORAGE_FAILED = "STORAGE_FAILED"
+    BROKER_NOT_READY = "BROKER_NOT_READY"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    INTERNAL = "INTERNAL"
 
 
 class Outcome(enum.StrEnum):
@@ -389,6 +392,36 @@ class ClusterUnavailable(
 
     tried: dict[str, str]
     message = "no broker could be reached; tried {tried}"
+
+
+class BrokerNotReady(
+    MillpondError,
+    code=ErrorCode.BROKER_NOT_READY,
+    status="UNAVAILABLE",
+    retriable=True,
+    refresh_metadata=True,
+):
+    """The broker is starting or stopping, or has no room for the request now; nothing of it was done."""
+
+    reason: str
+    outcome: Outcome = Outcome.NOT_WRITTEN
+    message = "the broker is not ready: {reason}"
+
+
+class InvalidRequest(MillpondError, code=ErrorCode.INVALID_REQUEST, status="INVALID_ARGUMENT"):
+    """A request means nothing: a field is missing or out of bounds. Nothing of it was done."""
+
+    reason: str
+    outcome: Outcome = Outcome.NOT_WRITTEN
+    message = "invalid request: {reason}"
+
+
+class InternalError(MillpondError, code=ErrorCode.INTERNAL, status="INTERNAL"):
+    """A broker failed in a way that has no name; its log says more."""
+
+    reason: str
+    outcome: Outcome = Outcome.UNKNOWN
+    message = "the broker failed: {reason}"
 
 
 # --- disks and configuration -------------------------------------------------------------------------
