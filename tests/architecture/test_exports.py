@@ -5,7 +5,7 @@ from __future__ import annotations
 import millpond
 from millpond import embedded, errors
 
-PUBLIC = ["Headers", "Record", "TopicPartition", "__version__"]
+PUBLIC = ["Client", "Headers", "Record", "TopicPartition", "__version__", "connect"]
 
 EMBEDDED = ["GroupStats", "PartitionStats", "Queue", "QueueStats", "open"]
 

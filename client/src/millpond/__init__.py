@@ -4,8 +4,25 @@ Importing this package costs nothing but the standard library: what needs a depe
 queue, the client) is imported from its own module when it is first used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from millpond.wire.record import Headers, Record, TopicPartition
+
+if TYPE_CHECKING:
+    from millpond.client import Client, connect
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Headers", "Record", "TopicPartition", "__version__"]
+__all__ = ["Client", "Headers", "Record", "TopicPartition", "__version__", "connect"]
+
+_AT_FIRST_USE = {"Client": "millpond.client", "connect": "millpond.client"}
+"""Names that need grpc and protobuf, and the modules they come from."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_AT_FIRST_USE[name]), name)
+    globals()[name] = value
+    return value

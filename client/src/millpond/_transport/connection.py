@@ -1,0 +1,331 @@
+"""Everything that one client has open: links to brokers, the cluster's view kept fresh, background tasks.
+
+One watch stream keeps the view; it is the view's only writer, so that versions only grow. When it breaks,
+the next address is asked, round all that are known, with growing pauses after a whole round without one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+
+from millpond._core.cluster import ClusterView, TopicView, addresses_of
+from millpond._core.retry import Backoff, Deadline
+from millpond._transport.link import Link
+from millpond._transport.tasks import Tasks
+from millpond._transport.translate import update_of
+from millpond.v1 import metadata_pb2
+from millpond.wire.errors import (
+    BrokerNotReady,
+    ClientClosed,
+    ClusterUnavailable,
+    ForkedClient,
+    MillpondError,
+    OperationTimeout,
+    UnknownTopic,
+)
+
+T = TypeVar("T")
+
+METADATA: Final = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
+
+WATCH_FIRST_S: Final = 3.0
+"""A broker that takes a watch and sends nothing for so long is passed over for the next address."""
+RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
+"""Between rounds over all addresses: a broker that restarts is found within a second of being back."""
+
+_log: Final = logging.getLogger("millpond")
+
+_forks = 0
+"""How many forks this process is away from the first: a connection belongs to the process that opened it."""
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - one per process, like the fork itself
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class Child(Protocol):
+    """What a connection closes before itself: a producer, a consumer."""
+
+    async def close(self) -> None:
+        """Release everything. Closing twice is closing once."""
+
+
+class Connection:
+    """One client's state. Made by `open`; every method but `close` raises ClientClosed after `close`."""
+
+    def __init__(self, addresses: tuple[str, ...], client_id: str, timeout: float) -> None:
+        self.client_id = client_id
+        self.timeout = timeout
+        """Seconds that a call may take whose caller does not say."""
+        self.view = ClusterView()
+        self._addresses = addresses
+        self._links: dict[str, Link] = {}
+        self._tasks = Tasks("client")
+        self._children: dict[int, Child] = {}
+        self._closed = False
+        self._fork = _forks
+        self._loop = asyncio.get_running_loop()
+        self._changed: asyncio.Future[None] = self._loop.create_future()
+        """Done at the next change of the view, and on close."""
+        self._tried: dict[str, str] = {}
+        """What went wrong at each address since the watch last worked."""
+        self._watched: str | None = None
+        """Whom the watch listens to now."""
+
+    @classmethod
+    async def open(cls, bootstrap: str, client_id: str, timeout: float) -> Connection:
+        """Connect to whichever of the addresses answers first.
+
+        Raises ClusterUnavailable, which names each address and what went wrong there, when none did
+        within `timeout` seconds; ValueError for an address that is none.
+        """
+        connection = cls(addresses_of(bootstrap), client_id, timeout)
+        try:
+            connection.start(connection._keep_watching(), "watch")
+            await connection.newer_than(-1, connection.deadline(timeout))
+        except OperationTimeout:
+            tried = connection.tried()
+            await connection.close()
+            raise ClusterUnavailable(tried=tried) from None
+        except BaseException:  # cancelled, too: nothing half open is left
+            await connection.close()
+            raise
+        return connection
+
+    # --- the process, the loop, the end --------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise ClientClosed or ForkedClient where this connection may not be used (any more)."""
+        if self._fork != _forks:
+            raise ForkedClient(what="client")
+        if self._closed:
+            raise ClientClosed(what="client")
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run `work` in the background, until it ends or the connection closes."""
+        try:
+            self.check()
+        except MillpondError:
+            work.close()
+            raise
+        return self._tasks.start(work, name)
+
+    def adopt(self, child: Child) -> None:
+        """Close `child` when the connection closes, while everything still works."""
+        self.check()
+        self._children[id(child)] = child
+
+    def release(self, child: Child) -> None:
+        """Forget a child that is closed."""
+        self._children.pop(id(child), None)
+
+    async def close(self) -> None:
+        """Close children, newest first, then tasks and channels. An error of a child is raised at the end."""
+        if self._closed or self._fork != _forks:
+            return
+        errors: list[Exception] = []
+        try:
+            while self._children:
+                _, child = self._children.popitem()
+                try:
+                    await child.close()
+                except Exception as error:  # the others are to be closed too; raised below
+                    errors.append(error)
+        finally:
+            self._closed = True
+            self._tell()
+            await self._tasks.stop()
+            for link in self._links.values():
+                await link.close()
+            self._links.clear()
+        if errors:
+            raise errors[0]
+
+    # --- time ------------------------------------------------------------------------------------------
+
+    def deadline(self, timeout: float | None) -> Deadline:
+        """The deadline of a call that begins now; the client's own timeout where the caller named none."""
+        return Deadline.after(self._loop.time(), self.timeout if timeout is None else timeout)
+
+    def left_s(self, deadline: Deadline) -> float:
+        """Seconds left of a deadline."""
+        return deadline.left_s(self._loop.time())
+
+    @contextmanager
+    def _named(self, what: str, deadline: Deadline) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            if isinstance(error, MillpondError):
+                raise
+            raise OperationTimeout(what=what, timeout=deadline.timeout) from None
+
+    async def pause(self, failures: int, deadline: Deadline, what: str) -> None:
+        """Wait before an attempt that follows that many failures. Raises OperationTimeout at the deadline."""
+        delay = RETRY.delay_s(failures, random.random())  # noqa: S311 - spreads retries, guards nothing
+        if delay >= self.left_s(deadline):
+            raise OperationTimeout(what=what, timeout=deadline.timeout)
+        await asyncio.sleep(delay)
+        self.check()
+
+    # --- the view --------------------------------------------------------------------------------------
+
+    async def until(self, holds: Callable[[ClusterView], bool], deadline: Deadline, what: str) -> ClusterView:
+        """The first view of which `holds` is true. Raises OperationTimeout, which names `what`."""
+        self.check()
+        with self._named(what, deadline):
+            async with asyncio.timeout_at(deadline.at):
+                while not holds(self.view):
+                    await asyncio.shield(self._changed)
+                    self.check()
+        return self.view
+
+    async def newer_than(self, version: int, deadline: Deadline) -> ClusterView:
+        """The view once it is newer than `version`."""
+        return await self.until(lambda view: view.version > version, deadline, "waiting for metadata")
+
+    async def changed(self) -> None:
+        """Until the view changes the next time, or the connection closes."""
+        await asyncio.shield(self._changed)
+
+    async def topic(self, name: str, deadline: Deadline) -> TopicView:
+        """The topic of that name. Raises UnknownTopic once a broker said, now, that there is none."""
+        self.check()
+        if (known := self.view.topics.get(name)) is not None:
+            return known
+        request = metadata_pb2.DescribeRequest(topics=[name])
+        answer = await self.call_any(METADATA, "Describe", request, deadline)
+        if not answer.topics:
+            raise UnknownTopic(topic=name)
+        view = await self.until(
+            lambda view: name in view.topics or view.version >= answer.version,
+            deadline,
+            f"waiting for metadata of topic {name!r}",
+        )
+        if name not in view.topics:
+            raise UnknownTopic(topic=name)
+        return view.topics[name]
+
+    def tried(self) -> dict[str, str]:
+        """Each known address and what went wrong there."""
+        return {address: self._tried.get(address, "no answer") for address in self._candidates()}
+
+    # --- links and calls -------------------------------------------------------------------------------
+
+    def link(self, broker: int | str) -> Link:
+        """The link to a broker, by id or address. Raises ClusterUnavailable for an id that is not known."""
+        self.check()
+        if isinstance(broker, int):
+            if (view := self.view.brokers.get(broker)) is None:
+                raise ClusterUnavailable(tried={f"broker {broker}": "not a member of the cluster"})
+            broker = view.address
+        if (link := self._links.get(broker)) is None:
+            link = self._links[broker] = Link(broker, self.client_id, self.check)
+        return link
+
+    async def call_any(
+        self, service: ServiceDescriptor, method: str, request: Any, deadline: Deadline
+    ) -> Any:
+        """Call whichever broker answers, the watched one first, again and again until the deadline.
+
+        Only for calls that may be repeated: a call whose answer was lost is made anew. Raises
+        ClusterUnavailable, which names each address, when none could be reached in time.
+        """
+        tried: dict[str, str] = {}
+        rounds = 0
+        while True:
+            for address in self._candidates():
+                try:
+                    return await self.link(address).call(service, method, request, self.left_s(deadline))
+                except ClusterUnavailable as error:
+                    tried |= error.tried
+                except BrokerNotReady as error:
+                    tried[address] = str(error)
+                except OperationTimeout:
+                    # Which call it was is in the method's name; how long its caller gave it, only here.
+                    if tried:
+                        raise ClusterUnavailable(tried=tried) from None
+                    raise OperationTimeout(what=method, timeout=deadline.timeout) from None
+            rounds += 1
+            try:
+                await self.pause(rounds, deadline, method)
+            except OperationTimeout:
+                raise ClusterUnavailable(tried=tried) from None
+
+    def _candidates(self) -> tuple[str, ...]:
+        """Every address worth asking, each once: the watched one, the cluster's, those given at first."""
+        first = () if self._watched is None else (self._watched,)
+        brokers = (broker.address for broker in self.view.brokers.values())
+        return tuple(dict.fromkeys((*first, *brokers, *self._addresses)))
+
+    # --- the watch -------------------------------------------------------------------------------------
+
+    async def _keep_watching(self) -> None:
+        """Watch somebody, always. Ends by being cancelled."""
+        failures = 0
+        turn = 0
+        while True:
+            candidates = self._candidates()
+            address = candidates[turn % len(candidates)]
+            if await self._watch(address):
+                failures, turn = 0, 0
+                self._tried.clear()
+                candidates = self._candidates()
+            turn += 1
+            failures += 1
+            if failures % len(candidates) == 0:
+                jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
+                await asyncio.sleep(RETRY.delay_s(failures // len(candidates), jitter))
+
+    async def _watch(self, address: str) -> bool:
+        """Watch one broker until the stream ends; whether it sent anything."""
+        heard = False
+        call = self.link(address).watch(METADATA, "Watch", metadata_pb2.WatchRequest())
+        try:
+            async with asyncio.timeout(WATCH_FIRST_S):
+                update = await call.read()
+            while update is not grpc.aio.EOF:
+                self._apply(update, whole=not heard)
+                heard, self._watched = True, address
+                update = await call.read()
+            self._tried[address] = "it ended the watch"
+        except TimeoutError:
+            self._tried[address] = f"connected, but no answer within {WATCH_FIRST_S:g} s"
+        except grpc.aio.AioRpcError as error:
+            told = self.link(address).error_of(error, "Watch")
+            tried = told.tried.get(address) if isinstance(told, ClusterUnavailable) else None
+            self._tried[address] = tried or str(told)
+        except (ValueError, TypeError) as error:  # what cannot be translated is that broker's fault alone
+            self._tried[address] = f"metadata that makes no sense: {error}"
+            _log.warning("metadata of %s makes no sense: %s", address, error)
+        finally:
+            self._watched = None
+            call.cancel()
+        return heard
+
+    def _apply(self, update: metadata_pb2.MetadataUpdate, *, whole: bool) -> None:
+        self.view = self.view.updated(update_of(update, whole=whole))
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, self._loop.create_future()
+        if not changed.done():
+            changed.set_result(None)

@@ -1,0 +1,59 @@
+"""The client: what `millpond.connect` gives, from which everything else is had."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from millpond._transport.connection import Connection
+from millpond._transport.opening import Openable
+from millpond.wire.errors import ClientClosed
+
+BOOTSTRAP_VARIABLE: Final = "MILLPOND_BOOTSTRAP"
+BOOTSTRAP_DEFAULT: Final = "localhost:7070"
+
+
+class Client(Openable):
+    """A connection to a cluster. Made by `connect`; awaiting or entering it connects.
+
+    Belongs to the event loop and the process that opened it.
+    """
+
+    def __init__(self, bootstrap: str, client_id: str, timeout: float) -> None:
+        self._bootstrap = bootstrap
+        self._client_id = client_id
+        self._timeout = timeout
+        self._connection: Connection | None = None
+
+    async def _open(self) -> None:
+        self._connection = await Connection.open(self._bootstrap, self._client_id, self._timeout)
+
+    @property
+    def connection(self) -> Connection:
+        """What is open beneath; for this package's own modules. Raises ClientClosed before it was opened."""
+        if self._connection is None:
+            raise ClientClosed(what="client (await it, or enter it with `async with`, first)")
+        return self._connection
+
+    async def close(self) -> None:
+        """Close producers and consumers (a producer delivers what it holds), then everything else.
+
+        Closing twice is closing once. Raises DeliveryFailed for failures of sends that nobody awaited.
+        """
+        if self._connection is not None:
+            await self._connection.close()
+
+
+def connect(
+    bootstrap: str | None = None, *, client_id: str = "millpond-python", timeout: float = 30.0
+) -> Client:
+    """A client of the cluster at `bootstrap`, to be awaited, or entered with `async with`.
+
+    `bootstrap` is host:port of one or more brokers, with commas between: all others are learned from
+    whichever answers. Without it, the environment's MILLPOND_BOOTSTRAP, then localhost:7070. `client_id` is
+    what brokers call this client in logs and metrics. `timeout` is for connecting, and for each later call
+    that names none; seconds. Opening raises ClusterUnavailable, which names each address that was tried.
+    """
+    if bootstrap is None:
+        bootstrap = os.environ.get(BOOTSTRAP_VARIABLE) or BOOTSTRAP_DEFAULT
+    return Client(bootstrap, client_id, timeout)
