@@ -19,7 +19,7 @@ from millpond.wire.errors import (
     UnsupportedFormat,
 )
 from millpond.wire.header import HEADER_BYTES, RECORDS_MAX, Attributes
-from millpond_broker.core.admission import AdmissionLimits, admit
+from millpond_broker.core.admission import AdmissionLimits, admit, check_record_size
 
 NOW_MS = 1_700_000_000_000
 LIMITS = AdmissionLimits(batch_bytes_max=4096, timestamp_ahead_ms_max=1000)
@@ -230,3 +230,14 @@ def test_a_producer_id_epoch_and_sequence_that_do_not_go_together_are_refused(
 def test_a_whole_producer_or_none_is_admitted(producer: Producer) -> None:
     batch = encode_batch([b"x"], NOW_MS, producer=producer)
     assert admitted(batch.data).header.producer_id == producer.producer_id
+
+
+def test_a_record_over_the_topic_s_limit_is_refused() -> None:
+    """By the mean of a batch, which is exact for one record and refuses none that keeps to the limit."""
+    limit = 100
+    for values in ([b"x" * limit], [b"x" * limit] * 50, [b""] * 3):
+        check_record_size(encode_batch(values, NOW, keys=[None] * len(values)), limit)
+    check_record_size(encode_batch([b"x" * 60], NOW, keys=[b"k" * 40]), limit)
+    with pytest.raises(RecordTooLarge) as refused:
+        check_record_size(encode_batch([b"x" * (limit + 40)], NOW), limit)
+    assert refused.value.limit_bytes == limit

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millpond.wire.batch import Producer, encode_batch
+from millpond.wire.batch import ANONYMOUS, Producer, encode_batch
+from millpond.wire.errors import OutOfOrderSequence, ProducerFenced
 from millpond.wire.header import BatchHeader
 from millpond_broker.core.producers import (
     BATCHES_REMEMBERED,
@@ -128,3 +130,65 @@ def test_a_snapshot_restores_the_same_state_through_json(
         for one in headers[cut:]:
             restored.observe(one)
         assert restored.snapshot() == whole.snapshot()
+
+
+def test_a_producer_that_was_never_seen_may_begin_anywhere() -> None:
+    """Rule 18."""
+    assert Producers().check(header(0, Producer(7, 2, 100))) is None
+
+
+def test_the_next_sequence_is_taken_and_any_other_refused() -> None:
+    """Rule 17."""
+    producers = Producers()
+    producers.observe(header(0, Producer(7, 0, 0), records=3))
+    assert producers.check(header(0, Producer(7, 0, 3))) is None
+    with pytest.raises(OutOfOrderSequence) as refused:
+        producers.check(header(0, Producer(7, 0, 4)))
+    assert (refused.value.sequence, refused.value.expected) == (4, 3)
+
+
+def test_a_retry_is_recognised_among_the_last_five_batches() -> None:
+    """Rule 17: by its first and last sequence, both."""
+    producers = Producers()
+    for number in range(6):
+        producers.observe(header(10 + number, Producer(7, 0, number)))
+    for number in range(1, 6):
+        assert producers.check(header(0, Producer(7, 0, number))) == SeenBatch(
+            number, number, 10 + number, 1000
+        )
+    with pytest.raises(OutOfOrderSequence):
+        producers.check(header(0, Producer(7, 0, 0)))
+    with pytest.raises(OutOfOrderSequence):
+        producers.check(header(0, Producer(7, 0, 5), records=2))
+
+
+def test_sequences_wrap_to_zero() -> None:
+    """Rule 17: they are int32."""
+    producers = Producers()
+    producers.observe(header(0, Producer(7, 0, SEQUENCE_MAX - 1), records=3))
+    assert seen(producers, 7) == [SeenBatch(SEQUENCE_MAX - 1, 0, 0, 1000)]
+    assert producers.check(header(0, Producer(7, 0, 1))) is None
+    assert producers.check(header(0, Producer(7, 0, SEQUENCE_MAX - 1), records=3)) is not None
+
+
+def test_a_newer_epoch_starts_at_zero() -> None:
+    """Rule 18."""
+    producers = Producers()
+    producers.observe(header(0, Producer(7, 1, 50)))
+    assert producers.check(header(0, Producer(7, 2, 0))) is None
+    with pytest.raises(OutOfOrderSequence) as refused:
+        producers.check(header(0, Producer(7, 2, 51)))
+    assert refused.value.expected == 0
+
+
+def test_an_older_epoch_is_fenced() -> None:
+    """Rule 18."""
+    producers = Producers()
+    producers.observe(header(0, Producer(7, 2, 0)))
+    with pytest.raises(ProducerFenced) as refused:
+        producers.check(header(0, Producer(7, 1, 1)))
+    assert (refused.value.producer_id, refused.value.epoch) == (7, 1)
+
+
+def test_a_batch_without_a_producer_is_always_taken() -> None:
+    assert Producers().check(header(0, ANONYMOUS)) is None

@@ -36,6 +36,7 @@ GRPC_STATUSES = {
     "UNIMPLEMENTED",
     "UNAVAILABLE",
     "DATA_LOSS",
+    "INTERNAL",
 }
 FACTS: dict[str, Any] = {
     "str": "a {brace} and a name",
@@ -75,7 +76,8 @@ def test_the_numbers_that_are_on_the_wire_never_change() -> None:
         "OUT_OF_ORDER_SEQUENCE PRODUCER_FENCED BUFFER_FULL DELIVERY_TIMEOUT OPERATION_TIMEOUT "
         "DELIVERY_FAILED PARTIAL_DELIVERY STORAGE_FULL COMMIT_FENCED UNKNOWN_MEMBER "
         "DESERIALIZATION CLIENT_CLOSED FORKED_CLIENT CLUSTER_UNAVAILABLE DIRECTORY_IN_USE "
-        "NOT_A_DATA_DIRECTORY INVALID_CONFIG INVALID_GROUP_NAME INVALID_RECORD STORAGE_FAILED"
+        "NOT_A_DATA_DIRECTORY INVALID_CONFIG INVALID_GROUP_NAME INVALID_RECORD STORAGE_FAILED "
+        "BROKER_NOT_READY INVALID_REQUEST INTERNAL"
     ).split()
     assert [code.value for code in ErrorCode][: len(pinned)] == pinned, "rows are only added"
 
@@ -153,16 +155,19 @@ def test_an_error_of_a_send_says_whether_the_record_may_be_in_the_log() -> None:
     unknown = {name for name, outcome in defaults.items() if outcome is Outcome.UNKNOWN}
     assert unknown == {
         "DeliveryTimeout",
+        "InternalError",
         "NotEnoughReplicasAfterAppend",
         "OutOfOrderSequence",
         "StorageFailed",
     }
     not_written = {name for name, outcome in defaults.items() if outcome is Outcome.NOT_WRITTEN}
     assert not_written == {
+        "BrokerNotReady",
         "BufferFull",
         "CorruptBatch",
         "FencedEpoch",
         "InvalidRecord",
+        "InvalidRequest",
         "NotEnoughReplicas",
         "NotLeader",
         "ProducerFenced",
@@ -188,7 +193,7 @@ def test_an_error_is_raised_and_caught_like_any_other() -> None:
 
 def test_who_leads_is_asked_again_where_that_can_help() -> None:
     asking = {cls.__name__ for cls in ERRORS.values() if cls.refresh_metadata}
-    assert asking == {"UnknownTopic", "UnknownPartition", "NotLeader", "FencedEpoch"}
+    assert asking == {"UnknownTopic", "UnknownPartition", "NotLeader", "FencedEpoch", "BrokerNotReady"}
     assert NotLeader(topic="orders", partition=0).leader is None
 
 

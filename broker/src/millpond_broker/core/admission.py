@@ -19,6 +19,9 @@ _BROKER_BITS: Final = (
 )
 _COLUMN_BYTES_MIN: Final = 4
 """Every record has at least its value length in the body."""
+_RECORD_OVERHEAD_BYTES: Final = 32
+"""At most this much of a record's share of the body is columns, if it has no headers: lengths of value and
+key, null bits, time and offset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,19 @@ def admit(data: bytes | memoryview, limits: AdmissionLimits, now_ms: int) -> Bat
     _check_times(header, now_ms + limits.timestamp_ahead_ms_max)
     _check_producer(header)
     return batch
+
+
+def check_record_size(batch: Batch, record_bytes_max: int) -> None:
+    """Raise RecordTooLarge for a batch that must hold a record larger than the topic's limit.
+
+    By the mean of its records, because none is unpacked: exact for a batch of one, and what keeps to the
+    limit is never refused. Batches with headers pass: their columns grow with the number of headers.
+    """
+    if batch.header.attributes & Attributes.HEADERS:
+        return
+    share_bytes = declared_body_bytes(batch) // batch.header.record_count
+    if share_bytes > record_bytes_max + _RECORD_OVERHEAD_BYTES:
+        raise RecordTooLarge(size_bytes=share_bytes, limit_bytes=record_bytes_max)
 
 
 def _check_counts(header: BatchHeader, body_bytes: int) -> None:

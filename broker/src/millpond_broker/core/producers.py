@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from millpond.wire.errors import OutOfOrderSequence, ProducerFenced
 from millpond.wire.header import NO_PRODUCER_ID, BatchHeader
 
 BATCHES_REMEMBERED: Final = 5
@@ -35,6 +36,10 @@ class ProducerState:
         self.batches = deque(batches, maxlen=BATCHES_REMEMBERED)
 
 
+def _last_sequence(header: BatchHeader) -> int:
+    return (header.base_sequence + header.last_offset_delta) % _SEQUENCE_MODULUS
+
+
 class Producers:
     """State by producer id. Batches arrive in offset order; `observe` is the only mutator but expiry."""
 
@@ -48,6 +53,30 @@ class Producers:
         """What is known of a producer; None for one never seen or expired."""
         return self._states.get(producer_id)
 
+    def check(self, header: BatchHeader) -> SeenBatch | None:
+        """Whether a batch may be appended next (rules 17 and 18): None if so, else the batch that it repeats.
+
+        Raises OutOfOrderSequence, ProducerFenced. Nothing is noted; `observe` does that after the append.
+        """
+        if header.producer_id == NO_PRODUCER_ID:
+            return None
+        state = self._states.get(header.producer_id)
+        if state is None:
+            return None  # never seen, or forgotten: any sequence may be its next
+        if header.producer_epoch < state.epoch:
+            raise ProducerFenced(producer_id=header.producer_id, epoch=header.producer_epoch)
+        first, last = header.base_sequence, _last_sequence(header)
+        if header.producer_epoch > state.epoch:
+            expected = 0
+        else:
+            for seen in state.batches:
+                if seen.first_sequence == first and seen.last_sequence == last:
+                    return seen
+            expected = (state.batches[-1].last_sequence + 1) % _SEQUENCE_MODULUS
+        if first != expected:
+            raise OutOfOrderSequence(producer_id=header.producer_id, sequence=first, expected=expected)
+        return None
+
     def observe(self, header: BatchHeader) -> None:
         """Note a batch that is in the log. Batches without a producer id are not remembered."""
         if header.producer_id == NO_PRODUCER_ID:
@@ -55,8 +84,10 @@ class Producers:
         state = self._states.get(header.producer_id)
         if state is None or state.epoch != header.producer_epoch:
             state = self._states[header.producer_id] = ProducerState(header.producer_epoch)
-        last = (header.base_sequence + header.last_offset_delta) % _SEQUENCE_MODULUS
-        state.batches.append(SeenBatch(header.base_sequence, last, header.base_offset, header.max_timestamp))
+        seen = SeenBatch(
+            header.base_sequence, _last_sequence(header), header.base_offset, header.max_timestamp
+        )
+        state.batches.append(seen)
 
     def expire(self, now_ms: int) -> None:
         """Forget who has been silent for EXPIRY_MS."""

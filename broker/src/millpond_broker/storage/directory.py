@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
 from millpond.wire.errors import DirectoryInUse, NotADataDirectory, UnsupportedFormat
+from millpond.wire.record import TopicPartition
 from millpond_broker.storage.document import DocumentDamaged, read_document, write_document
 from millpond_broker.storage.files import Files, Lock
 
@@ -19,6 +21,7 @@ LAYOUT: Final = 1
 _IDENTITY: Final = "identity"
 _LOCK: Final = "lock"
 _PARTITIONS: Final = "partitions"
+_LOG_DIRECTORY: Final = re.compile(r".+-[0-9]+-([0-9a-f]{32})")
 _OURS: Final = frozenset({_IDENTITY, _IDENTITY + ".new", _LOCK, _PARTITIONS})
 
 
@@ -64,9 +67,27 @@ class DataDirectory:
             raise
         return cls(path, identity["directory_id"], lock)
 
+    def log_directory(self, partition: TopicPartition, topic_id: str) -> Path:
+        """Where a partition's log is. The id keeps a topic that was deleted and made again apart from itself."""
+        return self.partitions / f"{partition.topic}-{partition.partition}-{topic_id}"
+
     def close(self) -> None:
         """Unlock. Call it last: another process may open the directory at once."""
         self._lock.release()
+
+
+def topic_id_of(log_directory: str) -> str | None:
+    """The topic id in a log directory's name; None for a name that no log directory has."""
+    match = _LOG_DIRECTORY.fullmatch(log_directory)
+    return None if match is None else match[1]
+
+
+def remove_log(files: Files, log_directory: Path) -> None:
+    """Delete a closed log. Gone for good when it returns; after a crash before that, call it again."""
+    for name in files.list(log_directory):
+        files.unlink(log_directory / name)
+    files.remove_directory(log_directory)
+    files.sync_directory(log_directory.parent)
 
 
 def _check_before_touching(files: Files, path: Path) -> None:
