@@ -236,8 +236,8 @@ def test_a_record_over_the_topic_s_limit_is_refused() -> None:
     """By the mean of a batch, which is exact for one record and refuses none that keeps to the limit."""
     limit = 100
     for values in ([b"x" * limit], [b"x" * limit] * 50, [b""] * 3):
-        check_record_size(encode_batch(values, NOW, keys=[None] * len(values)), limit)
-    check_record_size(encode_batch([b"x" * 60], NOW, keys=[b"k" * 40]), limit)
+        check_record_size(encode_batch(values, NOW_MS, keys=[None] * len(values)), limit)
+    check_record_size(encode_batch([b"x" * 60], NOW_MS, keys=[b"k" * 40]), limit)
     with pytest.raises(RecordTooLarge) as refused:
-        check_record_size(encode_batch([b"x" * (limit + 40)], NOW), limit)
+        check_record_size(encode_batch([b"x" * (limit + 40)], NOW_MS), limit)
     assert refused.value.limit_bytes == limit

@@ -65,7 +65,7 @@ class Leader(Generic[W]):
 
     def __init__(self, reign: Reign, log_end: int, durable_end: int, log_start: int) -> None:
         self.reign = reign
-        # Where the log ended when this epoch began: the high watermark says nothing before it is there (rule 1).
+        # The log end when this epoch began: the high watermark says nothing before it is there (rule 1).
         self.epoch_start: Final = log_end
         # Consumers read below it. Moved on by `advance` alone; never back within the epoch.
         self.high_watermark = log_start

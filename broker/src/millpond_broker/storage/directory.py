@@ -68,7 +68,7 @@ class DataDirectory:
         return cls(path, identity["directory_id"], lock)
 
     def log_directory(self, partition: TopicPartition, topic_id: str) -> Path:
-        """Where a partition's log is. The id keeps a topic that was deleted and made again apart from itself."""
+        """Where a partition's log is. By its id a topic that was deleted and made again is another."""
         return self.partitions / f"{partition.topic}-{partition.partition}-{topic_id}"
 
     def close(self) -> None:
