@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 from millpond._transport.connection import Connection
 from millpond._transport.opening import Openable
+from millpond.admin import Admin
 from millpond.wire.errors import ClientClosed
 
 BOOTSTRAP_VARIABLE: Final = "MILLPOND_BOOTSTRAP"
@@ -34,6 +36,15 @@ class Client(Openable):
         if self._connection is None:
             raise ClientClosed(what="client (await it, or enter it with `async with`, first)")
         return self._connection
+
+    @property
+    def admin(self) -> Admin:
+        """Topics, brokers and offsets: described and changed."""
+        return Admin(self.connection)
+
+    def producer(self, **options: Any) -> Any:
+        """A producer, to be awaited, or entered with `async with`; its options are those of `Producer`."""
+        return import_module("millpond.producer").Producer(self.connection, **options)
 
     async def close(self) -> None:
         """Close producers and consumers (a producer delivers what it holds), then everything else.

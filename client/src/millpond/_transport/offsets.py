@@ -1,0 +1,147 @@
+"""Where logs begin and end, and the offsets of times: asked of each partition's leader, until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, TypeVar
+
+from millpond._core.cluster import TopicView
+from millpond._core.retry import Deadline
+from millpond._transport.connection import Connection
+from millpond._transport.translate import error_of
+from millpond.v1 import offsets_pb2
+from millpond.wire.errors import MillpondError, NotLeader, OperationTimeout, UnknownPartition
+from millpond.wire.record import TopicPartition
+
+OFFSETS: Final = offsets_pb2.DESCRIPTOR.services_by_name["OffsetService"]
+
+T = TypeVar("T")
+
+
+class OffsetQuestion(NamedTuple):
+    """What is asked about one partition. `timestamp`: ms UTC, also ask for the first record from then on."""
+
+    topic: TopicView
+    partition: int
+    timestamp: int | None = None
+
+
+class OffsetAnswer(NamedTuple):
+    """The ends of one partition's log, exclusive where they are ends. `offset`: of the time asked for."""
+
+    log_start: int
+    high_watermark: int
+    log_end: int
+    offset: int | None
+
+    @property
+    def of_time(self) -> int:
+        """The offset of the time; the high watermark when there is no record from then on."""
+        return self.high_watermark if self.offset is None else self.offset
+
+
+def check_partition(topic: TopicView, partition: int) -> None:
+    """Raise UnknownPartition unless the topic has it."""
+    if not 0 <= partition < len(topic.partitions):
+        raise UnknownPartition(topic=topic.name, partition=partition, partitions=len(topic.partitions))
+
+
+async def list_offsets(
+    connection: Connection, questions: Iterable[OffsetQuestion], deadline: Deadline
+) -> dict[TopicPartition, OffsetAnswer]:
+    """The answer to each question.
+
+    Leaders that move, restart or are not known yet are waited for until the deadline; then the last error
+    is raised, or OperationTimeout. Raises UnknownTopic and UnknownPartition as the leaders say.
+    """
+    open_questions = {
+        TopicPartition(question.topic.name, question.partition): question for question in questions
+    }
+    answers: dict[TopicPartition, OffsetAnswer] = {}
+    failures = 0
+    while open_questions:
+        found, error = await _ask_leaders(connection, open_questions, deadline)
+        answers |= found
+        for answered in found:
+            del open_questions[answered]
+        if open_questions:
+            assert error is not None, "what was not answered failed"
+            failures += 1
+            await pause_or_raise(connection, error, failures, deadline)
+    return answers
+
+
+async def pause_or_raise(
+    connection: Connection, error: MillpondError, failures: int, deadline: Deadline
+) -> None:
+    """Wait before the next attempt; raise `error` where another cannot help or comes too late."""
+    if not error.retriable and not isinstance(error, OperationTimeout):
+        raise error
+    try:
+        await connection.pause(failures, deadline, "asking the leaders")
+    except OperationTimeout:
+        raise error from None
+
+
+def by_leader(
+    connection: Connection, partitions: Mapping[TopicPartition, T]
+) -> tuple[dict[int, dict[TopicPartition, T]], MillpondError | None]:
+    """What belongs to which broker id, and the error of partitions that have no leader now."""
+    groups: dict[int, dict[TopicPartition, T]] = {}
+    error = None
+    for partition, item in partitions.items():
+        leader = connection.view.leader(*partition)
+        if leader is None:
+            error = NotLeader(topic=partition.topic, partition=partition.partition)
+        else:
+            groups.setdefault(leader.id, {})[partition] = item
+    return groups, error
+
+
+async def _ask_leaders(
+    connection: Connection, questions: Mapping[TopicPartition, OffsetQuestion], deadline: Deadline
+) -> tuple[dict[TopicPartition, OffsetAnswer], MillpondError | None]:
+    """What the leaders that are known answer, and one of the errors where some did not."""
+    groups, error = by_leader(connection, questions)
+    answers: dict[TopicPartition, OffsetAnswer] = {}
+    results = await asyncio.gather(
+        *(_ask(connection, broker, group, deadline) for broker, group in groups.items())
+    )
+    for answered, failed in results:
+        answers |= answered
+        # One that no retry mends decides: the caller is to hear of it now.
+        if failed is not None and (error is None or not failed.retriable):
+            error = failed
+    return answers, error
+
+
+async def _ask(
+    connection: Connection, broker: int, group: Mapping[TopicPartition, OffsetQuestion], deadline: Deadline
+) -> tuple[dict[TopicPartition, OffsetAnswer], MillpondError | None]:
+    request = offsets_pb2.ListOffsetsRequest(
+        queries=[
+            offsets_pb2.OffsetQuery(
+                topic_id=question.topic.topic_id, partition=question.partition, timestamp=question.timestamp
+            )
+            for question in group.values()
+        ]
+    )
+    try:
+        link = connection.link(broker)
+        response = await link.call(OFFSETS, "ListOffsets", request, connection.left_s(deadline))
+    except MillpondError as error:
+        return {}, error
+    answers: dict[TopicPartition, OffsetAnswer] = {}
+    failed = None
+    for partition, told in zip(group, response.offsets, strict=False):
+        if told.HasField("error"):
+            failed = error_of(told.error)
+        else:
+            answers[partition] = OffsetAnswer(
+                told.log_start,
+                told.high_watermark,
+                told.log_end,
+                told.offset if told.HasField("offset") else None,
+            )
+    return answers, failed

@@ -1,0 +1,127 @@
+"""Calls that read and change topics, as functions of the types of `_core`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from millpond._core.cluster import BrokerView, TopicView
+from millpond._core.retry import Deadline
+from millpond._transport.connection import METADATA, Connection
+from millpond._transport.offsets import by_leader, pause_or_raise
+from millpond._transport.translate import broker_of, topic_of
+from millpond.v1 import admin_pb2, metadata_pb2
+from millpond.wire.errors import MillpondError
+from millpond.wire.record import TopicPartition
+
+ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
+
+
+async def create_topic(
+    connection: Connection,
+    name: str,
+    deadline: Deadline,
+    *,
+    partitions: int,
+    replicas: int | None,
+    min_insync: int | None,
+    config: Mapping[str, str],
+) -> TopicView:
+    """Create it; the connection's view has it then."""
+    request = admin_pb2.CreateTopicRequest(
+        name=name, partitions=partitions, replicas=replicas, min_insync=min_insync, config=config
+    )
+    response = await connection.call_any(ADMIN, "CreateTopic", request, deadline)
+    return await _settled(connection, response, deadline)
+
+
+async def alter_topic(
+    connection: Connection,
+    name: str,
+    deadline: Deadline,
+    *,
+    partitions: int | None,
+    config: Mapping[str, str],
+    unset: Iterable[str],
+) -> TopicView:
+    """Change it; the connection's view has the change then."""
+    request = admin_pb2.AlterTopicRequest(name=name, partitions=partitions, set=config, unset=unset)
+    response = await connection.call_any(ADMIN, "AlterTopic", request, deadline)
+    return await _settled(connection, response, deadline)
+
+
+async def _settled(
+    connection: Connection, response: admin_pb2.TopicResponse, deadline: Deadline
+) -> TopicView:
+    await connection.newer_than(response.version - 1, deadline)
+    return topic_of(response.topic)
+
+
+async def delete_topic(connection: Connection, name: str, deadline: Deadline) -> None:
+    """Delete it; the connection's view is without it then."""
+    request = admin_pb2.DeleteTopicRequest(name=name)
+    response = await connection.call_any(ADMIN, "DeleteTopic", request, deadline)
+    await connection.newer_than(response.version - 1, deadline)
+
+
+async def describe(
+    connection: Connection, topics: Iterable[str], deadline: Deadline
+) -> tuple[list[TopicView], list[BrokerView], int | None]:
+    """What a broker says now: the topics of these names (of all, for none), the brokers, the controller."""
+    request = metadata_pb2.DescribeRequest(topics=topics)
+    answer = await connection.call_any(METADATA, "Describe", request, deadline)
+    return (
+        sorted((topic_of(topic) for topic in answer.topics), key=lambda topic: topic.name),
+        sorted(broker_of(broker) for broker in answer.brokers),
+        answer.controller_id or None,
+    )
+
+
+async def trim_topic(
+    connection: Connection, topic: TopicView, before: Mapping[int, int], deadline: Deadline
+) -> dict[int, int]:
+    """Forget records below these offsets, by partition; the log starts afterwards.
+
+    Repeated at each leader until it answers: trimming twice is trimming once.
+    """
+    waiting = {TopicPartition(topic.name, partition): offset for partition, offset in before.items()}
+    log_starts: dict[int, int] = {}
+    failures = 0
+    while waiting:
+        groups, error = by_leader(connection, waiting)
+        results = await asyncio.gather(
+            *(_trim(connection, broker, topic, group, deadline) for broker, group in groups.items())
+        )
+        for trimmed, failed in results:
+            log_starts |= trimmed
+            if failed is not None and (error is None or not failed.retriable):
+                error = failed
+        waiting = {key: offset for key, offset in waiting.items() if key.partition not in log_starts}
+        if waiting:
+            assert error is not None, "what was not trimmed failed"
+            failures += 1
+            await pause_or_raise(connection, error, failures, deadline)
+    return log_starts
+
+
+async def _trim(
+    connection: Connection,
+    broker: int,
+    topic: TopicView,
+    group: Mapping[TopicPartition, int],
+    deadline: Deadline,
+) -> tuple[dict[int, int], MillpondError | None]:
+    request = admin_pb2.TrimTopicRequest(
+        topic_id=topic.topic_id,
+        partitions=[
+            admin_pb2.TrimPartition(partition=key.partition, before_offset=offset)
+            for key, offset in group.items()
+        ],
+    )
+    try:
+        link = connection.link(broker)
+        response = await link.call(ADMIN, "TrimTopic", request, connection.left_s(deadline))
+    except MillpondError as error:
+        return {}, error
+    return dict(response.log_starts), None

@@ -1,0 +1,327 @@
+"""`client.admin`: topics, brokers and offsets, described and changed.
+
+Descriptions are frozen; `as_dict()` gives the object that the command line prints as JSON.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from millpond._core.cluster import BrokerView, PartitionView, TopicView
+from millpond._core.retry import Deadline
+from millpond._core.times import milliseconds
+from millpond._transport import topics as calls
+from millpond._transport.connection import Connection
+from millpond._transport.offsets import OffsetAnswer, OffsetQuestion, check_partition, list_offsets
+from millpond.wire.errors import MillpondError, TopicExists, UnknownTopic
+from millpond.wire.record import TopicPartition
+
+OFFSETS_WAIT_S: Final = 5.0
+"""A description waits so long for the ends of a log whose leader does not answer, then leaves them out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionDescription:
+    """One partition. The ends of its log are None where they were not asked for, or its leader is away."""
+
+    partition: int
+    leader: int | None
+    leader_epoch: int
+    replicas: tuple[int, ...]
+    isr: tuple[int, ...]
+    elr: tuple[int, ...]
+    log_start: int | None = None
+    high_watermark: int | None = None
+    log_end: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "partition": self.partition,
+            "leader": self.leader,
+            "leader_epoch": self.leader_epoch,
+            "replicas": list(self.replicas),
+            "isr": list(self.isr),
+            "elr": list(self.elr),
+            "log_start": self.log_start,
+            "high_watermark": self.high_watermark,
+            "log_end": self.log_end,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicDescription:
+    """One topic. `config` has every setting with its value in effect, as text."""
+
+    name: str
+    id: uuid.UUID
+    replicas: int
+    min_insync: int
+    config: Mapping[str, str]
+    partitions: tuple[PartitionDescription, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "name": self.name,
+            "id": str(self.id),
+            "config": dict(self.config),
+            "partitions": [partition.as_dict() for partition in self.partitions],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerDescription:
+    """One broker. `address` is host:port for clients; `state` is running, fenced or stopping."""
+
+    id: int
+    address: str
+    rack: str
+    state: str
+    controller: bool
+    epoch: int
+    version: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "id": self.id,
+            "address": self.address,
+            "rack": self.rack,
+            "state": self.state,
+            "controller": self.controller,
+            "epoch": self.epoch,
+            "version": self.version,
+        }
+
+
+class Admin:
+    """Changes and describes topics. Every call takes `timeout=` in seconds and ends by then."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 3,
+        replicas: int | None = None,
+        min_insync: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        exist_ok: bool = False,
+        timeout: float | None = None,
+    ) -> TopicDescription:
+        """Create a topic, to which this client can produce at once.
+
+        Without `replicas`, as many as there are brokers, at most 3; without `min_insync`, a majority of
+        them. With `exist_ok` a topic that exists is described as it is. Raises TopicExists,
+        InvalidTopicName, NotEnoughBrokers, InvalidConfig (which names the key).
+        """
+        deadline = self._connection.deadline(timeout)
+        try:
+            topic = await calls.create_topic(
+                self._connection,
+                name,
+                deadline,
+                partitions=partitions,
+                replicas=replicas,
+                min_insync=min_insync,
+                config=_texts(config),
+            )
+        except TopicExists:
+            if not exist_ok:
+                raise
+            await self._connection.topic(name, deadline)
+            return await self._describe(name, deadline)
+        return _description(topic)
+
+    async def delete_topic(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a topic and all its records. Raises UnknownTopic."""
+        await calls.delete_topic(self._connection, name, self._connection.deadline(timeout))
+
+    async def describe_topic(self, name: str, *, timeout: float | None = None) -> TopicDescription:
+        """One topic, with the ends of its logs as their leaders see them. Raises UnknownTopic."""
+        return await self._describe(name, self._connection.deadline(timeout))
+
+    async def list_topics(
+        self, *, internal: bool = False, timeout: float | None = None
+    ) -> list[TopicDescription]:
+        """Every topic by name, without the ends of their logs; those of the system only if `internal`."""
+        topics, _, _ = await calls.describe(self._connection, (), self._connection.deadline(timeout))
+        return [_description(topic) for topic in topics if internal or not topic.name.startswith("__")]
+
+    async def alter_topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        unset: Iterable[str] = (),
+        timeout: float | None = None,
+    ) -> TopicDescription:
+        """Add partitions, change settings, put those in `unset` back to their defaults.
+
+        More partitions move keys to other ones: records of a key keep their order only within each.
+        Raises UnknownTopic, InvalidConfig, InvalidRequest for fewer partitions than there are.
+        """
+        if isinstance(unset, str):
+            raise TypeError("unset= takes names, not one name: unset=[...]")
+        deadline = self._connection.deadline(timeout)
+        topic = await calls.alter_topic(
+            self._connection,
+            name,
+            deadline,
+            partitions=partitions,
+            config=_texts(config),
+            unset=tuple(unset),
+        )
+        return _description(topic)
+
+    async def trim_topic(
+        self,
+        name: str,
+        *,
+        before: int | datetime | Literal["end"],
+        partition: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[int, int]:
+        """Forget the records before an offset, a time or the end, in one partition or in all.
+
+        Gives the log start of each afterwards; one that lies behind `before` already stays. Durable when
+        it returns. Raises OffsetOutOfRange for an offset past the high watermark.
+        """
+        deadline = self._connection.deadline(timeout)
+        topic = await self._connection.topic(name, deadline)
+        numbers = _partitions(topic, None if partition is None else [partition])
+        if isinstance(before, int) and not isinstance(before, bool):
+            offsets = dict.fromkeys(numbers, before)
+        else:
+            found = await self._offsets(topic, numbers, before, deadline)
+            offsets = {key.partition: offset for key, offset in found.items()}
+        return await calls.trim_topic(self._connection, topic, offsets, deadline)
+
+    async def brokers(self, *, timeout: float | None = None) -> list[BrokerDescription]:
+        """Every broker of the cluster, by id."""
+        # No topic has an empty name, and no name at all would ask for every topic.
+        _, brokers, controller = await calls.describe(
+            self._connection, ("",), self._connection.deadline(timeout)
+        )
+        return [_broker_description(broker, controller) for broker in brokers]
+
+    async def list_offsets(
+        self,
+        topic: str,
+        *,
+        at: int | datetime | Literal["beginning", "end"] = "beginning",
+        partitions: Sequence[int] | None = None,
+        timeout: float | None = None,
+    ) -> dict[TopicPartition, int]:
+        """The offset at the beginning, the end or a time (ms UTC or datetime) of each partition.
+
+        The end is the high watermark: what can be read. A time after the last record gives it too.
+        """
+        deadline = self._connection.deadline(timeout)
+        view = await self._connection.topic(topic, deadline)
+        return await self._offsets(view, _partitions(view, partitions), at, deadline)
+
+    async def _describe(self, name: str, deadline: Deadline) -> TopicDescription:
+        topics, _, _ = await calls.describe(self._connection, (name,), deadline)
+        if not topics:
+            raise UnknownTopic(topic=name)
+        return _description(topics[0], await self._ends(topics[0], deadline))
+
+    async def _ends(self, topic: TopicView, deadline: Deadline) -> dict[int, OffsetAnswer]:
+        """The ends of its logs, where a leader tells them in time."""
+        await self._connection.topic(topic.name, deadline)  # leaders are looked up in the view
+        led = [
+            number for number in range(len(topic.partitions)) if topic.partitions[number].leader is not None
+        ]
+        wait = self._connection.deadline(min(OFFSETS_WAIT_S, self._connection.left_s(deadline)))
+        questions = [OffsetQuestion(topic, number) for number in led]
+        try:
+            answers = await list_offsets(self._connection, questions, wait)
+        except MillpondError as error:
+            if not error.retriable:
+                raise
+            return {}
+        return {key.partition: answer for key, answer in answers.items()}
+
+    async def _offsets(
+        self, topic: TopicView, partitions: Iterable[int], at: int | datetime | str, deadline: Deadline
+    ) -> dict[TopicPartition, int]:
+        if isinstance(at, str) and at not in ("beginning", "end"):
+            raise ValueError(f"{at!r} is neither 'beginning' nor 'end', nor a time")
+        timestamp = None if isinstance(at, str) else milliseconds(at, "at")
+        questions = [OffsetQuestion(topic, number, timestamp) for number in partitions]
+        answers = await list_offsets(self._connection, questions, deadline)
+        return {key: _pick(answer, at) for key, answer in sorted(answers.items())}
+
+
+def _pick(answer: OffsetAnswer, at: int | datetime | str) -> int:
+    if at == "beginning":
+        return answer.log_start
+    return answer.high_watermark if at == "end" else answer.of_time
+
+
+def _partitions(topic: TopicView, wanted: Sequence[int] | None) -> Sequence[int]:
+    if wanted is None:
+        return range(len(topic.partitions))
+    for partition in wanted:
+        check_partition(topic, partition)
+    return wanted
+
+
+def _texts(config: Mapping[str, Any] | None) -> dict[str, str]:
+    """Settings as they are sent. None is written -1: no limit."""
+    return {key: _text(value) for key, value in (config or {}).items()}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-1"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _description(topic: TopicView, ends: Mapping[int, OffsetAnswer] | None = None) -> TopicDescription:
+    ends = ends or {}
+    return TopicDescription(
+        name=topic.name,
+        id=uuid.UUID(bytes=topic.topic_id),
+        replicas=topic.replicas,
+        min_insync=topic.min_insync,
+        config=dict(topic.config),
+        partitions=tuple(
+            _partition(partition, ends.get(partition.partition)) for partition in topic.partitions
+        ),
+    )
+
+
+def _partition(partition: PartitionView, ends: OffsetAnswer | None) -> PartitionDescription:
+    return PartitionDescription(
+        partition=partition.partition,
+        leader=partition.leader,
+        leader_epoch=partition.leader_epoch,
+        replicas=partition.replicas,
+        isr=partition.isr,
+        elr=partition.elr,
+        log_start=None if ends is None else ends.log_start,
+        high_watermark=None if ends is None else ends.high_watermark,
+        log_end=None if ends is None else ends.log_end,
+    )
+
+
+def _broker_description(broker: BrokerView, controller: int | None) -> BrokerDescription:
+    return BrokerDescription(
+        id=broker.id,
+        address=broker.address,
+        rack=broker.rack,
+        state=broker.state,
+        controller=broker.id == controller,
+        epoch=broker.epoch,
+        version=broker.version,
+    )
