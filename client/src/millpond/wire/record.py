@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from millpond.wire.errors import MillpondError
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -99,3 +102,25 @@ class Record(NamedTuple, Generic[K, V]):
     def datetime(self) -> datetime:
         """The timestamp as an aware datetime in UTC."""
         return datetime.fromtimestamp(self.timestamp / 1000, tz=UTC)
+
+    @property
+    def error(self) -> MillpondError | None:
+        """Why the record is as raw as it came: see BadRecord. None for every sound one."""
+        return None
+
+
+class BadRecord(Record[K, V]):
+    """A record that could not be read, or, with `value` the bytes of it, a whole batch that could not."""
+
+    _error: MillpondError
+
+    @classmethod
+    def of(cls, record: Record[K, V], error: MillpondError) -> BadRecord[K, V]:
+        """`record` with the reason why it could not be read."""
+        made = cls(*record)
+        made._error = error
+        return made
+
+    @property
+    def error(self) -> MillpondError:
+        return self._error
