@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, TypeVar, Unpack, overload
 
+from millpond._core.serdes import Deserializer
 from millpond._transport.connection import Connection
 from millpond._transport.opening import Openable
 from millpond.admin import Admin
+from millpond.consumer import Consumer, ConsumerOptions
 from millpond.wire.errors import ClientClosed
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 BOOTSTRAP_VARIABLE: Final = "MILLPOND_BOOTSTRAP"
 BOOTSTRAP_DEFAULT: Final = "localhost:7070"
@@ -45,6 +50,34 @@ class Client(Openable):
     def producer(self, **options: Any) -> Any:
         """A producer, to be awaited, or entered with `async with`; its options are those of `Producer`."""
         return import_module("millpond.producer").Producer(self.connection, **options)
+
+    @overload
+    def consumer(
+        self, *topics: str, **options: Unpack[ConsumerOptions]
+    ) -> Consumer[bytes | None, bytes | None]: ...
+
+    @overload
+    def consumer(
+        self, *topics: str, key_deserializer: Deserializer[K], **options: Unpack[ConsumerOptions]
+    ) -> Consumer[K | None, bytes | None]: ...
+
+    @overload
+    def consumer(
+        self, *topics: str, value_deserializer: Deserializer[V], **options: Unpack[ConsumerOptions]
+    ) -> Consumer[bytes | None, V | None]: ...
+
+    @overload
+    def consumer(
+        self,
+        *topics: str,
+        key_deserializer: Deserializer[K],
+        value_deserializer: Deserializer[V],
+        **options: Unpack[ConsumerOptions],
+    ) -> Consumer[K | None, V | None]: ...
+
+    def consumer(self, *topics: str, **options: Any) -> Consumer[Any, Any]:
+        """A consumer, to be awaited, or entered with `async with`; its options are those of `Consumer`."""
+        return Consumer(self.connection, *topics, **options)
 
     async def close(self) -> None:
         """Close producers and consumers (a producer delivers what it holds), then everything else.

@@ -1,0 +1,493 @@
+"""`client.consumer(…)`: records in order, read ahead into a bounded buffer and handed out from there.
+
+Fetching runs in the background (`_transport.fetching`); a batch is unpacked when its turn comes, and then
+iteration only walks over a list. What a consumer has handed out is its position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Generic, Literal, TypedDict, TypeVar
+
+from millpond._core.assignment import Subscription, assign
+from millpond._core.cluster import ClusterView
+from millpond._core.fetch_buffer import FetchedBatch, FetchedError
+from millpond._core.fetcher import Fetcher
+from millpond._core.handout import Reading, RecordBatch, Refused, open_batch
+from millpond._core.retry import Deadline
+from millpond._core.serdes import Deserializer, decode_with
+from millpond._core.session import Cursor
+from millpond._core.times import milliseconds
+from millpond._transport.connection import Connection
+from millpond._transport.fetching import Fetching
+from millpond._transport.offsets import OffsetAnswer, OffsetQuestion, check_partition, list_offsets
+from millpond._transport.opening import Openable
+from millpond.wire.errors import ClientClosed, InvalidConfig, MillpondError, UnknownPartition, UnknownTopic
+from millpond.wire.record import Record, TopicPartition
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Start = int | datetime | Literal["beginning", "end"]
+
+YIELD_RECORDS: Final = 1000
+"""Iteration lets other tasks run after so many records at the latest, however many lie ready."""
+TROUBLE_CHECK_S: Final = 0.5
+"""How often a consumer that waits looks whether it should rather raise."""
+
+_log: Final = logging.getLogger("millpond")
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """Options of `client.consumer`; see Consumer."""
+
+    group: str | None
+    pattern: str | re.Pattern[str] | None
+    partitions: Sequence[int] | None
+    start: Start
+    stop: Literal["end"] | None
+    commit: Literal["auto", "manual"]
+    on_bad_record: Literal["raise", "deliver"]
+    on_gap: Literal["warn", "raise"]
+    buffer_bytes: int
+
+
+class Consumer(Openable, Generic[K, V]):
+    """Reads topics. Made by `client.consumer(…)`; awaiting or entering it opens it.
+
+    `pattern` is a regular expression for whole topic names, and includes topics made later. `partitions`
+    are numbers, for each topic; without them all, new ones too. `start` is where each partition begins:
+    "beginning", "end", an offset, or a time (an aware datetime); partitions that come later begin at their
+    beginning. `stop="end"` ends the iteration at what could be read when it was opened. `on_gap` says what
+    happens when retention deletes records that were not read: a warning and `records_skipped`, or
+    OffsetOutOfRange. `buffer_bytes` bounds what is read ahead.
+
+    A deserializer that fails raises DeserializationError, the position already past the record; with
+    `on_bad_record="deliver"` the record comes with `.error` set and its bytes raw. One task at a time.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *topics: str,
+        group: str | None = None,
+        pattern: str | re.Pattern[str] | None = None,
+        partitions: Sequence[int] | None = None,
+        start: Start = "beginning",
+        stop: Literal["end"] | None = None,
+        commit: Literal["auto", "manual"] = "auto",
+        on_bad_record: Literal["raise", "deliver"] = "raise",
+        on_gap: Literal["warn", "raise"] = "warn",
+        buffer_bytes: int = 32 << 20,
+        key_deserializer: Deserializer[K] | None = None,
+        value_deserializer: Deserializer[V] | None = None,
+    ) -> None:
+        if group is not None:
+            raise InvalidConfig(key="group", reason="consumer groups are not in this version; leave it out")
+        _choice("commit", commit, ("auto", "manual"))
+        _choice("stop", stop, (None, "end"))
+        _choice("on_bad_record", on_bad_record, ("raise", "deliver"))
+        _choice("on_gap", on_gap, ("warn", "raise"))
+        if buffer_bytes < 1:
+            raise InvalidConfig(key="buffer_bytes", reason=f"{buffer_bytes} is not at least 1")
+        self._subscription = _subscription(topics, pattern, partitions)
+        self._start = _checked_start(start)
+        self._stop = stop
+        self._connection = connection
+        self._reading = Reading(
+            None if key_deserializer is None else decode_with(key_deserializer, "key_deserializer"),
+            None if value_deserializer is None else decode_with(value_deserializer, "value_deserializer"),
+            on_bad_record == "deliver",
+        )
+        self._fetcher = Fetcher(
+            buffer_bytes=buffer_bytes, raise_on_gap=on_gap == "raise", jitter=random.random
+        )
+        self._fetching: Fetching | None = None
+        self._closed = False
+        self._missing_told: frozenset[str] = frozenset()
+        self._ready = asyncio.Event()
+        """Set when there may be something to hand out."""
+        self._opened_parts: deque[RecordBatch[K, V] | Refused] = deque()
+        """Of the batch that was opened last, what is still to come."""
+        self._batch: RecordBatch[K, V] | None = None
+        """What is being handed out record by record: `_records` of it, from `_at` on, now up to `_until`."""
+        self._records: list[Record[K, V]] = []
+        self._at = 0
+        self._until = 0
+        self._cursor: Cursor | None = None
+        """Of the batch that was opened last."""
+        self._since_yield = 0
+        self._deferred: MillpondError | None = None
+        """Came up behind records that a poll was giving back; for the next call."""
+        self.records_skipped = 0
+        """How many offsets retention deleted before they could be read."""
+
+    # --- opening and closing ---------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        self._connection.adopt(self)
+        deadline = self._connection.deadline(None)
+        for topic in self._subscription.topics:
+            await self._connection.topic(topic, deadline)
+        view = self._connection.view
+        wanted = assign(view, self._subscription).wanted
+        await self._begin(view, list(wanted), deadline)
+        self._fetching = Fetching(self._connection, self._fetcher, self._follow, self._ready.set)
+        self._fetching.start()
+
+    async def _begin(self, view: ClusterView, wanted: Sequence[TopicPartition], deadline: Deadline) -> None:
+        """Place a cursor in each partition, where `start` and `stop` say."""
+        start = self._start
+        answers: dict[TopicPartition, OffsetAnswer] = {}
+        if self._stop is not None or start == "end" or isinstance(start, datetime):
+            timestamp = milliseconds(start) if isinstance(start, datetime) else None
+            questions = [OffsetQuestion(view.topics[key.topic], key.partition, timestamp) for key in wanted]
+            answers = await list_offsets(self._connection, questions, deadline)
+        for key in wanted:
+            answer = answers.get(key)
+            self._fetcher.add(
+                key,
+                view.topics[key.topic].topic_id,
+                _start_offset(start, answer),
+                floating=start == "beginning",
+                stop_at=None if self._stop is None or answer is None else answer.high_watermark,
+            )
+
+    async def close(self) -> None:
+        """End its streams and tasks. Closing twice is closing once."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ready.set()
+        self._connection.release(self)
+        if self._fetching is not None:
+            await self._fetching.close()
+
+    def _check(self) -> None:
+        self._connection.check()
+        if self._closed or self._fetching is None:
+            raise ClientClosed(what="consumer")
+
+    def _follow(self, view: ClusterView) -> None:
+        """Take up partitions that came, leave those that went."""
+        try:
+            wanted, missing = assign(view, self._subscription)
+        except UnknownPartition as error:  # a topic was deleted, and made again with fewer
+            self._fetcher.fail(error)
+            return
+        for key, cursor in list(self._fetcher.cursors.items()):
+            if wanted.get(key) != cursor.topic_id:
+                self._fetcher.remove(key)
+        if self._stop is None:
+            for key, topic_id in wanted.items():
+                if key not in self._fetcher.cursors:
+                    # All of it came while this consumer was there to read it: `start` is not for it.
+                    self._fetcher.add(key, topic_id, 0, floating=True)
+        for topic in set(missing) - self._missing_told:
+            self._fetcher.fail(UnknownTopic(topic=topic))
+        self._missing_told = frozenset(missing)
+
+    # --- records ----------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Consumer[K, V]:
+        return self
+
+    async def __anext__(self) -> Record[K, V]:
+        at = self._at
+        if at < self._until:
+            self._at = at + 1
+            return self._records[at]
+        if not await self._more(None):
+            raise StopAsyncIteration
+        self._at += 1
+        return self._records[self._at - 1]
+
+    def batches(self) -> Batches[K, V]:
+        """Iterate over columns instead: `async for batch in consumer.batches()`. The fastest way to read."""
+        return Batches(self)
+
+    async def poll(self, max_records: int = 500, timeout: float | None = 1.0) -> list[Record[K, V]]:
+        """Up to `max_records` records: what lies ready, or the first that come within `timeout` seconds.
+
+        Empty on time-out, and at once when `finished`. None waits as long as the client's own time-out.
+        """
+        self._check()
+        if max_records < 1:
+            raise ValueError(f"max_records={max_records} is not at least 1")
+        deadline = self._connection.deadline(timeout)
+        polled: list[Record[K, V]] = []
+        while len(polled) < max_records:
+            if self._at >= len(self._records):
+                try:
+                    if not await self._load_records(deadline, wait=not polled):
+                        break
+                except MillpondError as error:
+                    if not polled:
+                        raise
+                    self._deferred = error  # the records come first; none of them is lost
+                    break
+            taken = self._records[self._at : self._at + max_records - len(polled)]
+            self._at += len(taken)
+            self._until = max(self._until, self._at)
+            polled += taken
+        return polled
+
+    @property
+    def finished(self) -> bool:
+        """Whether `stop="end"` was reached in every partition, and everything handed out."""
+        if self._stop is None or self._deferred is not None:
+            return False
+        return self._at >= len(self._records) and not self._opened_parts and self._fetcher.finished
+
+    async def commit(self, *_: object, **__: object) -> None:
+        """Groups alone have offsets to commit: raises InvalidConfig."""
+        raise InvalidConfig(key="group", reason="only a consumer with group= commits, and this one has none")
+
+    # --- positions ---------------------------------------------------------------------------------------
+
+    @property
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions that are read now."""
+        return sorted(self._fetcher.cursors)
+
+    def position(self, topic: str, partition: int) -> int:
+        """The offset that is handed out next. Raises UnknownPartition for a partition that is not read."""
+        cursor = self._cursor_of(topic, partition)
+        if cursor is self._cursor:
+            if self._at < len(self._records):
+                return self._records[self._at].offset
+            if self._batch is not None:
+                return self._batch.next_offset
+        return cursor.next_offset
+
+    async def seek(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        offset: int | None = None,
+        timestamp: int | datetime | None = None,
+        to: Literal["beginning", "end"] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Go on at an offset, at a time (int milliseconds UTC or aware datetime), or at an end: exactly one.
+
+        A time after the last record is the high watermark. An offset that retention has passed is
+        handled as `on_gap` says; one past the end raises OffsetOutOfRange when it is read.
+        """
+        self._check()
+        if (offset is None) + (timestamp is None) + (to is None) != 2:
+            raise TypeError("seek() takes exactly one of offset=, timestamp= and to=")
+        _choice("to", to, (None, "beginning", "end"))
+        cursor = self._cursor_of(topic, partition)
+        if offset is None:
+            view = await self._connection.topic(topic, self._connection.deadline(timeout))
+            check_partition(view, partition)
+            when = None if timestamp is None else milliseconds(timestamp)
+            question = OffsetQuestion(view, partition, when)
+            answers = await list_offsets(self._connection, [question], self._connection.deadline(timeout))
+            answer = answers[cursor.key]
+            if to == "beginning":
+                offset = answer.log_start
+            else:
+                offset = answer.high_watermark if to == "end" else answer.of_time
+        elif offset < 0:
+            raise ValueError(f"offset={offset} is negative")
+        self._check()
+        assert self._fetching is not None, "checked"
+        if self._fetcher.cursors.get(cursor.key) is not cursor:
+            raise UnknownTopic(topic=topic)  # it was deleted in the meantime
+        self._fetcher.seek(cursor.key, offset, floating=to == "beginning")
+        if cursor is self._cursor:
+            self._drop_opened()
+        self._deferred = None
+        self._fetching.moved()
+
+    def _cursor_of(self, topic: str, partition: int) -> Cursor:
+        cursor = self._fetcher.cursors.get(TopicPartition(topic, partition))
+        if cursor is None:
+            known = self._connection.view.topics.get(topic)
+            if known is None:
+                raise UnknownTopic(topic=topic)
+            raise UnknownPartition(topic=topic, partition=partition, partitions=len(known.partitions))
+        return cursor
+
+    def _drop_opened(self) -> None:
+        self._opened_parts.clear()
+        self._records, self._at, self._until = [], 0, 0
+        self._batch = self._cursor = None
+
+    # --- the next of what was fetched -------------------------------------------------------------------
+
+    async def _more(self, deadline: Deadline | None) -> bool:
+        """Make the next record one that lies ready; whether there is one."""
+        self._check()
+        if self._at < len(self._records):
+            await self._yield(YIELD_RECORDS)
+        elif not await self._load_records(deadline, wait=True):
+            return False
+        self._until = min(len(self._records), self._at + YIELD_RECORDS)
+        return self._at < self._until
+
+    async def _load_records(self, deadline: Deadline | None, *, wait: bool) -> bool:
+        """Make the next batch the one that records are handed out from; whether there is one."""
+        batch = await self._next_batch(deadline, wait=wait)
+        if batch is None:
+            return False
+        self._records = batch.records()
+        self._at = self._until = 0
+        return True
+
+    async def _next_batch(self, deadline: Deadline | None, *, wait: bool = True) -> RecordBatch[K, V] | None:
+        """The next batch, or what is left of the one in hand; None at the end or the deadline."""
+        self._check()
+        if self._deferred is not None:
+            error, self._deferred = self._deferred, None
+            raise error
+        if self._batch is not None and self._at < len(self._records):
+            rest = self._batch.slice(self._at, len(self._records))
+            self._at = self._until = len(self._records)
+            return rest
+        self._leave_batch()
+        while True:
+            if self._opened_parts:
+                # Before anything is taken: whoever is cancelled while waiting must lose nothing.
+                await self._yield(1)
+                part = self._opened_parts.popleft()
+                assert self._cursor is not None, "of some partition"
+                if isinstance(part, Refused):
+                    self._cursor.next_offset = part.next_offset
+                    raise part.error
+                self._batch = part
+                self._since_yield += len(part)
+                return part
+            if not self._open_next() and (not wait or not await self._wait(deadline)):
+                return None
+
+    def _leave_batch(self) -> None:
+        if self._batch is not None and self._cursor is not None:
+            self._cursor.next_offset = self._batch.next_offset
+        self._batch = None
+        self._records, self._at, self._until = [], 0, 0
+
+    def _open_next(self) -> bool:
+        """Unpack what was fetched next; whether there was anything. Raises what a user is to hear of."""
+        assert self._fetching is not None, "checked"
+        item = self._fetcher.pop(asyncio.get_running_loop().time())
+        if item is None:
+            return False
+        if isinstance(item, FetchedBatch):
+            self._cursor = item.cursor
+            self._opened_parts.extend(open_batch(item, self._reading))
+            if not self._opened_parts:
+                item.cursor.next_offset = item.next_offset
+            self._fetching.handed_out()
+        elif isinstance(item, FetchedError):
+            self._fetching.moved()
+            raise item.error
+        else:
+            self.records_skipped += item.skipped
+            item.cursor.next_offset = item.resumed_at
+            where = f"{item.cursor.key.topic}-{item.cursor.key.partition}"
+            _log.warning(
+                "%s: retention deleted %d records that were not read; going on at offset %d",
+                where,
+                item.skipped,
+                item.resumed_at,
+            )
+        return True
+
+    async def _wait(self, deadline: Deadline | None) -> bool:
+        """Wait until there may be more; False at the end, or at the deadline. Raises lasting trouble."""
+        loop = asyncio.get_running_loop()
+        self._ready.clear()
+        if self._fetcher.buffer:
+            return True
+        if self._stop is not None and self._fetcher.finished:
+            return False
+        if (trouble := self._fetcher.overdue(loop.time(), self._connection.timeout)) is not None:
+            raise trouble
+        wait = TROUBLE_CHECK_S
+        if deadline is not None:
+            if deadline.expired(loop.time()):
+                return False
+            wait = min(wait, deadline.left_s(loop.time()))
+        self._since_yield = 0
+        try:
+            async with asyncio.timeout(wait):
+                await self._ready.wait()
+        except TimeoutError:
+            pass
+        self._check()
+        return True
+
+    async def _yield(self, records: int) -> None:
+        """Let other tasks run, now and then: handing out what lies ready awaits nothing by itself."""
+        self._since_yield += records
+        if self._since_yield >= YIELD_RECORDS:
+            self._since_yield = 0
+            await asyncio.sleep(0)
+
+
+class Batches(Generic[K, V]):
+    """What `consumer.batches()` iterates over."""
+
+    def __init__(self, consumer: Consumer[K, V]) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> Batches[K, V]:
+        return self
+
+    async def __anext__(self) -> RecordBatch[K, V]:
+        batch = await self._consumer._next_batch(None)  # noqa: SLF001 - its other half
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+
+def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        words = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}={value!r}; it takes {words}")
+
+
+def _subscription(
+    topics: tuple[str, ...], pattern: str | re.Pattern[str] | None, partitions: Sequence[int] | None
+) -> Subscription:
+    if not topics and pattern is None:
+        raise TypeError("a consumer takes topics, or pattern=")
+    for topic in topics:
+        if not isinstance(topic, str):
+            raise TypeError(f"topics are str, not {type(topic).__name__}; several are several arguments")
+    compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
+    return Subscription(
+        tuple(dict.fromkeys(topics)),
+        compiled,
+        None if partitions is None else tuple(dict.fromkeys(partitions)),
+    )
+
+
+def _checked_start(start: Start) -> Start:
+    if isinstance(start, datetime):
+        milliseconds(start, "start")
+    elif isinstance(start, int) and not isinstance(start, bool):
+        if start < 0:
+            raise ValueError(f"start={start} is negative")
+    else:
+        _choice("start", start, ("beginning", "end"))
+    return start
+
+
+def _start_offset(start: Start, answer: OffsetAnswer | None) -> int:
+    if isinstance(start, int):
+        return start
+    if start == "beginning":
+        return 0 if answer is None else answer.log_start
+    assert answer is not None, "the leader was asked"
+    return answer.high_watermark if start == "end" else answer.of_time
