@@ -25,6 +25,7 @@ FILE_BYTES_MAX: Final = 1 << 20
 """A configuration is a page of text: what is larger was not meant to be one."""
 PATH_CHARACTERS_MAX: Final = 4096
 HOST_CHARACTERS_MAX: Final = 253  # of a domain name
+LABEL_CHARACTERS_MAX: Final = 63  # of a part of it, between dots
 RACK_CHARACTERS_MAX: Final = 255
 VOTERS_MAX: Final = 7
 """More voters make each decision slower and the cluster no safer."""
@@ -47,10 +48,8 @@ class Address(NamedTuple):
             raise ValueError("is not host:port")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
-            try:
-                IPv6Address(host)
-            except ValueError:
-                raise ValueError("has something in brackets that is no IPv6 address") from None
+            if not (host.isprintable() and _is_ipv6(host)):  # a zone may be of any characters
+                raise ValueError("has something in brackets that is no IPv6 address")
         elif ":" in host:
             raise ValueError("has an IPv6 address that is not in brackets")
         elif len(host) > HOST_CHARACTERS_MAX or not _is_host(host):
@@ -69,8 +68,19 @@ class Address(NamedTuple):
             return False
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_host(text: str) -> bool:
-    return bool(text) and text.isascii() and all(c.isalnum() or c in "-._" for c in text)
+    # A label that is empty or too long makes the resolver fail with another error than OSError.
+    labels = text.removesuffix(".").split(".")
+    allowed = text.isascii() and all(c.isalnum() or c in "-._" for c in text)
+    return allowed and all(0 < len(label) <= LABEL_CHARACTERS_MAX for label in labels)
 
 
 # --- fields ------------------------------------------------------------------------------------------
