@@ -156,6 +156,7 @@ class Consumer(Openable, Generic[K, V]):
                 view.topics[key.topic].topic_id,
                 _start_offset(start, answer),
                 floating=start == "beginning",
+                holes=view.topics[key.topic].compacted,
                 stop_at=None if self._stop is None or answer is None else answer.high_watermark,
             )
 
@@ -188,7 +189,8 @@ class Consumer(Openable, Generic[K, V]):
             for key, topic_id in wanted.items():
                 if key not in self._fetcher.cursors:
                     # All of it came while this consumer was there to read it: `start` is not for it.
-                    self._fetcher.add(key, topic_id, 0, floating=True)
+                    compacted = view.topics[key.topic].compacted
+                    self._fetcher.add(key, topic_id, 0, floating=True, holes=compacted)
         for topic in set(missing) - self._missing_told:
             self._fetcher.fail(UnknownTopic(topic=topic))
         self._missing_told = frozenset(missing)

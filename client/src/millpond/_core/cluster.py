@@ -54,6 +54,11 @@ class TopicView(NamedTuple):
         """Largest record the topic takes, in bytes."""
         return int(self.config.get("record_bytes_max", RECORD_BYTES_MAX_DEFAULT))
 
+    @property
+    def compacted(self) -> bool:
+        """Whether compaction may take records out of the middle of its logs."""
+        return "compact" in self.config.get("cleanup_policy", "delete")
+
 
 class ClusterUpdate(NamedTuple):
     """One message of a watch. `whole`: it is the first and holds everything; else the topics that changed.

@@ -5,8 +5,9 @@ where their leaders are, `take_request` says what to send, `received` and `lost`
 gives what is next to the user. A cursor resumes at `fetch_offset`, which moves only when a batch enters the
 buffer, so that whatever breaks and wherever the leader goes, no record comes twice and none is left out.
 
-Credit keeps the buffer within its bytes: sessions share it evenly, and a session is granted anew what was
-handed out of its share, in steps of half of it, so that a message for credit is paid by many batches.
+Credit keeps the buffer within its bytes (and one batch for each stream, if a batch is larger than its share):
+brokers share it evenly, and a session is granted anew what was handed out of its share, in steps of half of
+it, so that a message for credit is paid for by many batches.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Fetcher:
         self._raise_on_gap = raise_on_gap
         self._jitter = jitter
         self._last_session = 0
+        self._brokers = 1
+        """As many streams as there may be: what one was granted cannot be taken back for another."""
 
     # --- what is wanted --------------------------------------------------------------------------------
 
@@ -62,10 +65,11 @@ class Fetcher:
         *,
         floating: bool = False,
         stop_at: int | None = None,
+        holes: bool = True,
     ) -> Cursor:
         """Begin to read a partition at `offset`."""
         assert key not in self.cursors, "one cursor a partition"
-        cursor = Cursor(key, topic_id, offset, offset, floating, stop_at)
+        cursor = Cursor(key, topic_id, offset, offset, floating, stop_at, holes)
         self.cursors[key] = cursor
         return cursor
 
@@ -101,6 +105,7 @@ class Fetcher:
     def plan(self, view: ClusterView, now: float) -> list[Session]:
         """Subscribe each cursor where its leader is; the sessions that this needs, to be opened now."""
         opened: list[Session] = []
+        self._brokers = max(1, len(view.brokers))
         live = {session.broker: session for session in self.sessions.values() if not session.closing}
         for cursor in self.cursors.values():
             if cursor.halted or cursor.fetched_all:
@@ -209,12 +214,13 @@ class Fetcher:
         """Credit to give now, counted as given."""
         if session.closing:
             return 0
-        streams = sum(not each.closing for each in self.sessions.values())
-        share = max(1, self._buffer_bytes // max(1, streams))
+        share = max(1, self._buffer_bytes // self._brokers)
         outstanding = session.outstanding_bytes
         promised = sum(max(0, each.outstanding_bytes) for each in self.sessions.values())
         room = self._buffer_bytes - self.buffer.bytes - promised
         more = min(share - max(0, outstanding), room)
+        if more <= 0 and outstanding <= 0 and not session.buffered_bytes:
+            more = 1  # others hold all the room: a batch at a time comes through all the same
         # Half of the share at once, unless nothing is left to hand out: then the next batch may be one that
         # is larger than what is outstanding, which only a fresh grant lets through.
         if more <= 0 or (more < (share + 1) // 2 and session.buffered_bytes):
@@ -234,7 +240,8 @@ class Fetcher:
             cursor = session.cursors.get(part.handle)
             if cursor is None:
                 continue  # of a subscription that was ended while this was under way
-            cursor.high_watermark, cursor.log_start = part.high_watermark, part.log_start
+            if part.error is None:
+                cursor.high_watermark, cursor.log_start = part.high_watermark, part.log_start
             if part.batches:
                 self._take_batches(session, cursor, part, now)
             if part.error is not None and cursor.session == session.id and cursor.handle == part.handle:
@@ -259,6 +266,7 @@ class Fetcher:
         while at < len(data):
             try:
                 batch, unreadable = _batch_at(data, at)
+                _check_place(cursor, batch.header, part)
             except CorruptBatch as error:
                 self._corrupted(cursor, error, now)
                 return
@@ -378,3 +386,16 @@ def _batch_at(data: memoryview, at: int) -> tuple[Batch, MillpondError | None]:
         if header.last_offset_delta < 0:
             raise CorruptBatch(reason="a batch that ends before it begins") from None
         return Batch(header, piece), error
+
+
+def _check_place(cursor: Cursor, header: BatchHeader, part: FetchedPart) -> None:
+    """Raise CorruptBatch for a batch that cannot stand where it says: its checksum does not cover that.
+
+    What would be left out if it were believed is asked for again instead.
+    """
+    if header.next_offset > part.high_watermark:
+        reason = f"it ends at {header.next_offset}, past the high watermark {part.high_watermark}"
+        raise CorruptBatch(reason=reason)
+    expected = max(cursor.fetch_offset, part.log_start)
+    if header.base_offset > expected and not (cursor.holes or cursor.floating):
+        raise CorruptBatch(reason=f"it begins at {header.base_offset} where {expected} is next")

@@ -60,8 +60,9 @@ def decode_with(deserializer: Deserializer[Any], what: str) -> Decode:
 
 
 def _method(serde: object, name: str) -> Any:
-    # `str` and `bytes` have methods of these names too: a type is called, as any function is.
-    return None if isinstance(serde, type) else getattr(serde, name, None)
+    # `str` and `bytes` have methods of these names too: the types are called, as any function is, and a
+    # text (somebody meant an encoding) is neither.
+    return None if isinstance(serde, type | str | bytes) else getattr(serde, name, None)
 
 
 class Decoded(NamedTuple):

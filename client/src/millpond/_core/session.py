@@ -38,6 +38,8 @@ class Cursor:
     """It begins with whatever there is first: until a record was fetched, a later log start is no gap."""
     stop_at: int | None
     """Where it is finished; None: it never is."""
+    holes: bool = True
+    """Whether offsets may be missing above the log start, as compaction leaves them."""
     generation: int = 0
     """Grows with each seek: what was fetched before one is not handed out after it."""
     session: int | None = None
