@@ -5,7 +5,18 @@ from __future__ import annotations
 import millpond
 from millpond import embedded, errors
 
-PUBLIC = ["Client", "Headers", "Record", "TopicPartition", "__version__", "connect"]
+PUBLIC = [
+    "Client",
+    "Consumer",
+    "Headers",
+    "Record",
+    "RecordBatch",
+    "Serde",
+    "SerdeContext",
+    "TopicPartition",
+    "__version__",
+    "connect",
+]
 
 EMBEDDED = ["GroupStats", "PartitionStats", "Queue", "QueueStats", "open"]
 

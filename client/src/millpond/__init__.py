@@ -10,13 +10,34 @@ from typing import TYPE_CHECKING, Any
 from millpond.wire.record import Headers, Record, TopicPartition
 
 if TYPE_CHECKING:
+    from millpond._core.handout import RecordBatch
+    from millpond._core.serdes import Serde, SerdeContext
     from millpond.client import Client, connect
+    from millpond.consumer import Consumer
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Client", "Headers", "Record", "TopicPartition", "__version__", "connect"]
+__all__ = [
+    "Client",
+    "Consumer",
+    "Headers",
+    "Record",
+    "RecordBatch",
+    "Serde",
+    "SerdeContext",
+    "TopicPartition",
+    "__version__",
+    "connect",
+]
 
-_AT_FIRST_USE = {"Client": "millpond.client", "connect": "millpond.client"}
+_AT_FIRST_USE = {
+    "Client": "millpond.client",
+    "Consumer": "millpond.consumer",
+    "RecordBatch": "millpond._core.handout",
+    "Serde": "millpond._core.serdes",
+    "SerdeContext": "millpond._core.serdes",
+    "connect": "millpond.client",
+}
 """Names that need grpc and protobuf, and the modules they come from."""
 
 
