@@ -10,16 +10,16 @@ import asyncio
 import logging
 import random
 import re
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, Generic, Literal, TypedDict, TypeVar
 
 from millpond._core.assignment import Subscription, assign
 from millpond._core.cluster import ClusterView
-from millpond._core.fetch_buffer import FetchedBatch, FetchedError
+from millpond._core.fetch_buffer import FetchedGap
 from millpond._core.fetcher import Fetcher
-from millpond._core.handout import Reading, RecordBatch, Refused, open_batch
+from millpond._core.hand import Hand
+from millpond._core.handout import Reading, RecordBatch
 from millpond._core.retry import Deadline
 from millpond._core.serdes import Deserializer, decode_with
 from millpond._core.session import Cursor
@@ -33,6 +33,7 @@ from millpond.wire.record import Record, TopicPartition
 
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 Start = int | datetime | Literal["beginning", "end"]
 
@@ -100,31 +101,23 @@ class Consumer(Openable, Generic[K, V]):
         self._start = _checked_start(start)
         self._stop = stop
         self._connection = connection
-        self._reading = Reading(
+        self._fetcher = Fetcher(
+            buffer_bytes=buffer_bytes, raise_on_gap=on_gap == "raise", jitter=random.random
+        )
+        reading = Reading(
             None if key_deserializer is None else decode_with(key_deserializer, "key_deserializer"),
             None if value_deserializer is None else decode_with(value_deserializer, "value_deserializer"),
             on_bad_record == "deliver",
         )
-        self._fetcher = Fetcher(
-            buffer_bytes=buffer_bytes, raise_on_gap=on_gap == "raise", jitter=random.random
-        )
+        self._hand: Hand[K, V] = Hand(self._fetcher, reading, self._skipped)
         self._fetching: Fetching | None = None
         self._closed = False
         self._missing_told: frozenset[str] = frozenset()
         self._ready = asyncio.Event()
         """Set when there may be something to hand out."""
-        self._opened_parts: deque[RecordBatch[K, V] | Refused] = deque()
-        """Of the batch that was opened last, what is still to come."""
-        self._batch: RecordBatch[K, V] | None = None
-        """What is being handed out record by record: `_records` of it, from `_at` on, now up to `_until`."""
-        self._records: list[Record[K, V]] = []
-        self._at = 0
         self._until = 0
-        self._cursor: Cursor | None = None
-        """Of the batch that was opened last."""
+        """Records of the hand that may be taken before other tasks get their turn."""
         self._since_yield = 0
-        self._deferred: MillpondError | None = None
-        """Came up behind records that a poll was giving back; for the next call."""
         self.records_skipped = 0
         """How many offsets retention deleted before they could be read."""
 
@@ -201,14 +194,15 @@ class Consumer(Openable, Generic[K, V]):
         return self
 
     async def __anext__(self) -> Record[K, V]:
-        at = self._at
-        if at < self._until:
-            self._at = at + 1
-            return self._records[at]
-        if not await self._more(None):
-            raise StopAsyncIteration
-        self._at += 1
-        return self._records[self._at - 1]
+        # By far the most frequent lines of the client: nothing is awaited while records lie ready.
+        hand = self._hand
+        at = hand.at
+        if at >= self._until:
+            if not await self._more():
+                raise StopAsyncIteration
+            at = hand.at
+        hand.at = at + 1
+        return hand.records[at]
 
     def batches(self) -> Batches[K, V]:
         """Iterate over columns instead: `async for batch in consumer.batches()`. The fastest way to read."""
@@ -223,29 +217,28 @@ class Consumer(Openable, Generic[K, V]):
         if max_records < 1:
             raise ValueError(f"max_records={max_records} is not at least 1")
         deadline = self._connection.deadline(timeout)
+        hand = self._hand
         polled: list[Record[K, V]] = []
         while len(polled) < max_records:
-            if self._at >= len(self._records):
+            if hand.at >= len(hand.records):
                 try:
-                    if not await self._load_records(deadline, wait=not polled):
+                    if not await self._load(deadline, wait=not polled):
                         break
                 except MillpondError as error:
                     if not polled:
                         raise
-                    self._deferred = error  # the records come first; none of them is lost
+                    hand.defer(error)  # the records come first; none of them is lost
                     break
-            taken = self._records[self._at : self._at + max_records - len(polled)]
-            self._at += len(taken)
-            self._until = max(self._until, self._at)
+            taken = hand.records[hand.at : hand.at + max_records - len(polled)]
+            hand.at += len(taken)
+            self._since_yield += len(taken)
             polled += taken
         return polled
 
     @property
     def finished(self) -> bool:
         """Whether `stop="end"` was reached in every partition, and everything handed out."""
-        if self._stop is None or self._deferred is not None:
-            return False
-        return self._at >= len(self._records) and not self._opened_parts and self._fetcher.finished
+        return self._stop is not None and self._hand.finished
 
     async def commit(self, *_: object, **__: object) -> None:
         """Groups alone have offsets to commit: raises InvalidConfig."""
@@ -260,13 +253,7 @@ class Consumer(Openable, Generic[K, V]):
 
     def position(self, topic: str, partition: int) -> int:
         """The offset that is handed out next. Raises UnknownPartition for a partition that is not read."""
-        cursor = self._cursor_of(topic, partition)
-        if cursor is self._cursor:
-            if self._at < len(self._records):
-                return self._records[self._at].offset
-            if self._batch is not None:
-                return self._batch.next_offset
-        return cursor.next_offset
+        return self._hand.position(self._cursor_of(topic, partition))
 
     async def seek(
         self,
@@ -306,9 +293,8 @@ class Consumer(Openable, Generic[K, V]):
         if self._fetcher.cursors.get(cursor.key) is not cursor:
             raise UnknownTopic(topic=topic)  # it was deleted in the meantime
         self._fetcher.seek(cursor.key, offset, floating=to == "beginning")
-        if cursor is self._cursor:
-            self._drop_opened()
-        self._deferred = None
+        self._hand.moved(cursor)
+        self._until = 0
         self._fetching.moved()
 
     def _cursor_of(self, topic: str, partition: int) -> Cursor:
@@ -320,90 +306,54 @@ class Consumer(Openable, Generic[K, V]):
             raise UnknownPartition(topic=topic, partition=partition, partitions=len(known.partitions))
         return cursor
 
-    def _drop_opened(self) -> None:
-        self._opened_parts.clear()
-        self._records, self._at, self._until = [], 0, 0
-        self._batch = self._cursor = None
-
     # --- the next of what was fetched -------------------------------------------------------------------
 
-    async def _more(self, deadline: Deadline | None) -> bool:
-        """Make the next record one that lies ready; whether there is one."""
+    async def _more(self) -> bool:
+        """Make the next record one that may be taken; whether there is one."""
         self._check()
-        if self._at < len(self._records):
-            await self._yield(YIELD_RECORDS)
-        elif not await self._load_records(deadline, wait=True):
+        hand = self._hand
+        if hand.at < len(hand.records):
+            await self._yield()
+        elif not await self._load(None, wait=True):
             return False
-        self._until = min(len(self._records), self._at + YIELD_RECORDS)
-        return self._at < self._until
+        self._until = min(len(hand.records), hand.at + YIELD_RECORDS)
+        self._since_yield += self._until - hand.at
+        return hand.at < self._until
 
-    async def _load_records(self, deadline: Deadline | None, *, wait: bool) -> bool:
-        """Make the next batch the one that records are handed out from; whether there is one."""
-        batch = await self._next_batch(deadline, wait=wait)
-        if batch is None:
-            return False
-        self._records = batch.records()
-        self._at = self._until = 0
-        return True
+    async def _load(self, deadline: Deadline | None, *, wait: bool) -> bool:
+        """Take the next batch in hand, to be handed out by the record; whether there is one."""
+        self._until = 0
+        return await self._ready_with(self._hand.load, deadline, wait=wait) is True
 
-    async def _next_batch(self, deadline: Deadline | None, *, wait: bool = True) -> RecordBatch[K, V] | None:
-        """The next batch, or what is left of the one in hand; None at the end or the deadline."""
-        self._check()
-        if self._deferred is not None:
-            error, self._deferred = self._deferred, None
-            raise error
-        if self._batch is not None and self._at < len(self._records):
-            rest = self._batch.slice(self._at, len(self._records))
-            self._at = self._until = len(self._records)
-            return rest
-        self._leave_batch()
+    async def _next_batch(self) -> RecordBatch[K, V] | None:
+        """The next batch, to be handed out whole; None at the end."""
+        self._until = 0
+        batch = await self._ready_with(self._hand.take, None, wait=True)
+        if batch:
+            self._since_yield += len(batch)
+        return batch
+
+    async def _ready_with(self, attempt: Callable[[float], T], deadline: Deadline | None, *, wait: bool) -> T:
+        """What `attempt` gives once that is something; nothing at the end, or at the deadline.
+
+        Nothing is awaited between taking and giving: whoever is cancelled while waiting loses nothing.
+        """
+        loop = asyncio.get_running_loop()
         while True:
-            if self._opened_parts:
-                # Before anything is taken: whoever is cancelled while waiting must lose nothing.
-                await self._yield(1)
-                part = self._opened_parts.popleft()
-                assert self._cursor is not None, "of some partition"
-                if isinstance(part, Refused):
-                    self._cursor.next_offset = part.next_offset
-                    raise part.error
-                self._batch = part
-                self._since_yield += len(part)
-                return part
-            if not self._open_next() and (not wait or not await self._wait(deadline)):
-                return None
-
-    def _leave_batch(self) -> None:
-        if self._batch is not None and self._cursor is not None:
-            self._cursor.next_offset = self._batch.next_offset
-        self._batch = None
-        self._records, self._at, self._until = [], 0, 0
-
-    def _open_next(self) -> bool:
-        """Unpack what was fetched next; whether there was anything. Raises what a user is to hear of."""
-        assert self._fetching is not None, "checked"
-        item = self._fetcher.pop(asyncio.get_running_loop().time())
-        if item is None:
-            return False
-        if isinstance(item, FetchedBatch):
-            self._cursor = item.cursor
-            self._opened_parts.extend(open_batch(item, self._reading))
-            if not self._opened_parts:
-                item.cursor.next_offset = item.next_offset
-            self._fetching.handed_out()
-        elif isinstance(item, FetchedError):
-            self._fetching.moved()
-            raise item.error
-        else:
-            self.records_skipped += item.skipped
-            item.cursor.next_offset = item.resumed_at
-            where = f"{item.cursor.key.topic}-{item.cursor.key.partition}"
-            _log.warning(
-                "%s: retention deleted %d records that were not read; going on at offset %d",
-                where,
-                item.skipped,
-                item.resumed_at,
-            )
-        return True
+            self._check()
+            assert self._fetching is not None, "checked"
+            await self._yield()
+            try:
+                found = attempt(loop.time())
+            except MillpondError:
+                self._fetching.moved()  # a partition that had failed may be tried again
+                raise
+            finally:
+                self._fetching.handed_out()  # also when all that went out of the buffer was out of date
+            if found:
+                return found
+            if not wait or not await self._wait(deadline):
+                return found
 
     async def _wait(self, deadline: Deadline | None) -> bool:
         """Wait until there may be more; False at the end, or at the deadline. Raises lasting trouble."""
@@ -411,7 +361,7 @@ class Consumer(Openable, Generic[K, V]):
         self._ready.clear()
         if self._fetcher.buffer:
             return True
-        if self._stop is not None and self._fetcher.finished:
+        if self.finished:
             return False
         if (trouble := self._fetcher.overdue(loop.time(), self._connection.timeout)) is not None:
             raise trouble
@@ -429,12 +379,17 @@ class Consumer(Openable, Generic[K, V]):
         self._check()
         return True
 
-    async def _yield(self, records: int) -> None:
+    async def _yield(self) -> None:
         """Let other tasks run, now and then: handing out what lies ready awaits nothing by itself."""
-        self._since_yield += records
         if self._since_yield >= YIELD_RECORDS:
             self._since_yield = 0
             await asyncio.sleep(0)
+
+    def _skipped(self, gap: FetchedGap) -> None:
+        self.records_skipped += gap.skipped
+        where = f"{gap.cursor.key.topic}-{gap.cursor.key.partition}"
+        what = "retention deleted %d records that were not read; going on at offset %d"
+        _log.warning("%s: " + what, where, gap.skipped, gap.resumed_at)
 
 
 class Batches(Generic[K, V]):
@@ -447,7 +402,7 @@ class Batches(Generic[K, V]):
         return self
 
     async def __anext__(self) -> RecordBatch[K, V]:
-        batch = await self._consumer._next_batch(None)  # noqa: SLF001 - its other half
+        batch = await self._consumer._next_batch()  # noqa: SLF001 - its other half
         if batch is None:
             raise StopAsyncIteration
         return batch

@@ -216,6 +216,21 @@ async def test_seek_goes_back_and_forth(broker: ScriptedBroker, client: Client) 
             await anext(consumer)
 
 
+async def test_seeking_with_a_full_buffer_makes_room_for_what_is_wanted(
+    broker: ScriptedBroker, client: Client
+) -> None:
+    for _ in range(20):
+        broker.append(0, b"x" * 1000)
+    async with client.consumer("t", buffer_bytes=3000) as consumer:
+        assert len(await values(consumer, 1)) == 1
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            await consumer.seek("t", 0, offset=15)
+            started = time.monotonic()
+            assert (await anext(consumer)).offset == 15
+            assert time.monotonic() - started < 1.0
+
+
 async def test_retention_that_was_faster_is_counted_or_raised(
     broker: ScriptedBroker, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,7 @@ from millpond._transport.link import Link
 from millpond._transport.tasks import Tasks, end
 from millpond._transport.translate import error_of
 from millpond.v1 import fetch_pb2
-from millpond.wire.errors import ClusterUnavailable, MillpondError
+from millpond.wire.errors import ClusterUnavailable, InternalError, MillpondError
 
 FETCH: Final = fetch_pb2.DESCRIPTOR.services_by_name["FetchService"]
 
@@ -81,6 +81,14 @@ class Fetching:
             await self._tasks.stop()
 
     async def _supervise(self) -> None:
+        try:
+            await self._follow_plans()
+        except Exception as error:  # a defect of ours: without a word its reader would wait for ever
+            self._fetcher.fail(InternalError(reason=f"the consumer's own task failed: {error!r}"))
+            self._progress()
+            raise
+
+    async def _follow_plans(self) -> None:
         """Follow the view and the fetcher's plan. Ends by being cancelled."""
         seen: ClusterView | None = None
         while not self._closing:
