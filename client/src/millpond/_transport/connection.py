@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,7 +20,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from millpond._core.cluster import ClusterView, TopicView, addresses_of
 from millpond._core.retry import Backoff, Deadline
-from millpond._transport.link import Link
+from millpond._transport.link import REFUSED, Link
 from millpond._transport.tasks import Tasks
 from millpond._transport.translate import update_of
 from millpond.v1 import metadata_pb2
@@ -39,6 +40,8 @@ METADATA: Final = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
 
 WATCH_FIRST_S: Final = 3.0
 """A broker that takes a watch and sends nothing for so long is passed over for the next address."""
+DESCRIBE_S: Final = 5.0
+"""A broker that takes longer to describe what it knows is passed over likewise."""
 RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
 """Between rounds over all addresses: a broker that restarts is found within a second of being back."""
 
@@ -212,7 +215,7 @@ class Connection:
         if (known := self.view.topics.get(name)) is not None:
             return known
         request = metadata_pb2.DescribeRequest(topics=[name])
-        answer = await self.call_any(METADATA, "Describe", request, deadline)
+        answer = await self.call_any(METADATA, "Describe", request, deadline, attempt_s=DESCRIBE_S)
         if not answer.topics:
             raise UnknownTopic(topic=name)
         view = await self.until(
@@ -242,27 +245,41 @@ class Connection:
         return link
 
     async def call_any(
-        self, service: ServiceDescriptor, method: str, request: Any, deadline: Deadline
+        self,
+        service: ServiceDescriptor,
+        method: str,
+        request: Any,
+        deadline: Deadline,
+        *,
+        attempt_s: float = math.inf,
+        unanswered: list[str] | None = None,
     ) -> Any:
         """Call whichever broker answers, the watched one first, again and again until the deadline.
 
-        Only for calls that may be repeated: a call whose answer was lost is made anew. Raises
+        Only for calls that may be repeated: one whose answer was lost is made anew, its address in
+        `unanswered`. A broker that does not answer within `attempt_s` is left for the next. Raises
         ClusterUnavailable, which names each address, when none could be reached in time.
         """
         tried: dict[str, str] = {}
         rounds = 0
         while True:
             for address in self._candidates():
+                left_s = self.left_s(deadline)
                 try:
-                    return await self.link(address).call(service, method, request, self.left_s(deadline))
+                    return await self.link(address).call(service, method, request, min(left_s, attempt_s))
                 except ClusterUnavailable as error:
                     tried |= error.tried
+                    if unanswered is not None and REFUSED not in error.tried.values():
+                        unanswered.append(address)
                 except BrokerNotReady as error:
                     tried[address] = str(error)
                 except OperationTimeout:
-                    # Which call it was is in the method's name; how long its caller gave it, only here.
+                    if left_s > attempt_s:
+                        tried[address] = f"no answer within {attempt_s:g} s"
+                        continue
                     if tried:
                         raise ClusterUnavailable(tried=tried) from None
+                    # The method's name says which call it was; how long its caller gave it, only this.
                     raise OperationTimeout(what=method, timeout=deadline.timeout) from None
             rounds += 1
             try:

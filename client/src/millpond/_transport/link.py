@@ -36,6 +36,10 @@ _OPTIONS: Final = (
 )
 
 
+REFUSED: Final = "connection refused"
+"""How ClusterUnavailable says that nobody listens there: nothing was sent."""
+
+
 class Link:
     """The channel to one address. Kept until the connection closes; it reconnects by itself."""
 
@@ -114,12 +118,7 @@ class Link:
 
 def _brief(details: str) -> str:
     """What a person wants of grpc's words for a connection that failed."""
-    for wanted in (
-        "Connection refused",
-        "Connection reset",
-        "Name or service not known",
-        "DNS resolution failed",
-    ):
-        if wanted.lower() in details.lower():
-            return wanted.lower() if not wanted.startswith("DNS") else wanted
+    for told in (REFUSED, "connection reset", "name or service not known", "connection timed out"):
+        if told in details.lower():
+            return told
     return details or "unavailable"

@@ -8,11 +8,11 @@ from typing import Final
 
 from millpond._core.cluster import BrokerView, TopicView
 from millpond._core.retry import Deadline
-from millpond._transport.connection import METADATA, Connection
+from millpond._transport.connection import DESCRIBE_S, METADATA, Connection
 from millpond._transport.offsets import by_leader, pause_or_raise
 from millpond._transport.translate import broker_of, topic_of
 from millpond.v1 import admin_pb2, metadata_pb2
-from millpond.wire.errors import MillpondError
+from millpond.wire.errors import MillpondError, TopicExists
 from millpond.wire.record import TopicPartition
 
 ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -32,7 +32,18 @@ async def create_topic(
     request = admin_pb2.CreateTopicRequest(
         name=name, partitions=partitions, replicas=replicas, min_insync=min_insync, config=config
     )
-    response = await connection.call_any(ADMIN, "CreateTopic", request, deadline)
+    unanswered: list[str] = []
+    try:
+        response = await connection.call_any(ADMIN, "CreateTopic", request, deadline, unanswered=unanswered)
+    except TopicExists:
+        if not unanswered:
+            raise
+        # Most likely by this call: its answer was lost with the connection. Another's topic of the same
+        # name and number of partitions would serve as well as under `exist_ok`.
+        topic = await connection.topic(name, deadline)
+        if len(topic.partitions) != partitions:
+            raise
+        return topic
     return await _settled(connection, response, deadline)
 
 
@@ -70,7 +81,7 @@ async def describe(
 ) -> tuple[list[TopicView], list[BrokerView], int | None]:
     """What a broker says now: the topics of these names (of all, for none), the brokers, the controller."""
     request = metadata_pb2.DescribeRequest(topics=topics)
-    answer = await connection.call_any(METADATA, "Describe", request, deadline)
+    answer = await connection.call_any(METADATA, "Describe", request, deadline, attempt_s=DESCRIBE_S)
     return (
         sorted((topic_of(topic) for topic in answer.topics), key=lambda topic: topic.name),
         sorted(broker_of(broker) for broker in answer.brokers),
