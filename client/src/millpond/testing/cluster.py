@@ -1,0 +1,353 @@
+"""A local cluster: real broker processes on loopback, for the length of a `with` block."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from millpond.testing.ports import LOOPBACK, free_ports
+from millpond.testing.process import BrokerProcess
+from millpond.testing.waiting import Steps, Wait, run_async, run_blocking
+from millpond.wire.errors import (
+    BrokerNotReady,
+    InternalError,
+    InvalidConfig,
+    InvalidRequest,
+    OperationTimeout,
+)
+
+if TYPE_CHECKING:
+    from millpond.client import Client
+
+START_SECONDS_MAX: Final = 60.0
+"""For a broker to be ready. It takes about one; a machine under load, or much to recover, takes longer."""
+STOP_SECONDS_MAX: Final = 30.0
+"""For a broker to stop, beyond its own limits.stop_timeout_ms."""
+STOP_TIMEOUT_MS: Final = 5_000
+"""limits.stop_timeout_ms of these brokers: for a stream left open no test waits half a minute."""
+PORT_TRIES_MAX: Final = 5
+"""First starts with other ports, when somebody was quicker to take one."""
+PROBE_SECONDS: Final = 0.02
+"""Between two looks at a broker that answers, but is not ready."""
+
+PORT_TAKEN: Final = "cannot listen"
+"""How a broker's last words tell a port that is taken from all else."""
+
+
+class LocalCluster:
+    """Real broker processes on this machine, `with` or `async with`; brokers are counted from 0.
+
+    `brokers` is 1 until there is replication. Data lie in `data_dir`, which is made if need be and kept, or
+    in a temporary directory that goes with the cluster. `config` sets keys of the brokers' configuration, as
+    `{"limits.batch_bytes_max": 1_000_000}`; who and where a broker is, the cluster decides.
+
+    The methods block, for about a second at most where a broker starts or stops; in a coroutine, those of
+    `aio` do not stop the event loop meanwhile. A cluster belongs to one thread. Its brokers never outlive
+    this process, even if it is killed.
+    """
+
+    def __init__(
+        self,
+        brokers: int = 1,
+        *,
+        data_dir: str | Path | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        if brokers < 1:
+            raise InvalidConfig(key="brokers", reason=f"{brokers} brokers are no cluster")
+        if brokers > 1:
+            reason = f"{brokers} brokers belong to replication, which this version does not have"
+            raise InvalidConfig(key="brokers", reason=reason)
+        self._count = brokers
+        self._given_dir = None if data_dir is None else Path(data_dir)
+        self._config = {"limits.stop_timeout_ms": STOP_TIMEOUT_MS, **(config or {})}
+        self._directory: Path | None = None
+        self._brokers: list[BrokerProcess] = []
+
+    # --- the block ------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        run_blocking(self._open())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run_blocking(self._close(failing=error is not None))
+
+    async def __aenter__(self) -> Self:
+        await run_async(self._open())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await run_async(self._close(failing=error is not None))
+
+    # --- reaching it ----------------------------------------------------------------------------------
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port of every broker, for `millpond.connect`. The same for the life of the cluster."""
+        return ",".join(str(broker.ready["client"]) for broker in self._open_brokers())
+
+    def http_address(self, i: int = 0) -> str:
+        """host:port of broker `i` for /metrics, /healthz and /readyz."""
+        return str(self._broker(i).ready["http"])
+
+    @property
+    def data_dir(self) -> Path:
+        """Where brokers keep their files: broker-1/data, broker-1/log, … by broker id, which is i + 1."""
+        self._open_brokers()
+        assert self._directory is not None, "an open cluster has one"
+        return self._directory
+
+    def client(self, **options: Any) -> Client:
+        """What `millpond.connect(cluster.bootstrap, **options)` gives: await it, or enter it."""
+        made: Client = import_module("millpond.client").connect(self.bootstrap, **options)
+        return made
+
+    def sync_client(self, **options: Any) -> Any:
+        """The same of `millpond.sync.connect`, for tests without an event loop."""
+        return import_module("millpond.sync").connect(self.bootstrap, **options)
+
+    # --- doing things to it ---------------------------------------------------------------------------
+
+    @property
+    def aio(self) -> AsyncOperations:
+        """The methods that take their time, to be awaited."""
+        return AsyncOperations(self)
+
+    def kill(self, i: int) -> None:
+        """SIGKILL to broker `i`, which is gone when this returns; nothing if it did not run."""
+        self._broker(i).kill()
+
+    def pause(self, i: int) -> None:
+        """SIGSTOP: broker `i` does nothing any more, its connections stay. Raises InvalidRequest if it does
+        not run.
+        """
+        self._broker(i).pause()
+
+    def resume(self, i: int) -> None:
+        """SIGCONT: broker `i` goes on. Raises InvalidRequest if it does not run."""
+        self._broker(i).resume()
+
+    def stop(self, i: int) -> None:
+        """SIGTERM to broker `i`, and wait for its end. Nothing if it did not run.
+
+        Raises InternalError if it did not end with status 0; OperationTimeout, and it is killed, if it did
+        not end.
+        """
+        run_blocking(self._stop(self._broker(i)))
+
+    def restart(self, i: int) -> None:
+        """Start broker `i` on its files and ports, after a clean stop if it runs; it is ready on return."""
+        run_blocking(self._restart(self._broker(i)))
+
+    def wait_ready(self, timeout: float = START_SECONDS_MAX) -> None:
+        """Return when every broker answers that it is ready; starting and restarting wait for that anyway.
+
+        Raises OperationTimeout if one does not within `timeout` seconds (it may be paused), BrokerNotReady if
+        one does not run.
+        """
+        run_blocking(self._wait_ready(timeout))
+
+    def leader(self, topic: str, partition: int = 0, *, timeout: float = 10.0) -> int | None:
+        """Which broker leads a partition, counted from 0; None while none does.
+
+        Raises UnknownTopic, UnknownPartition, and ClusterUnavailable if no broker answers.
+        """
+        ask_leader = import_module("millpond._transport.asking").ask_leader
+        running = [broker for broker in self._open_brokers() if broker.pid is not None]
+        if not running:
+            raise BrokerNotReady(reason="none of the brokers runs")
+        broker_id: int | None = ask_leader(running[0].ready["client"], topic, partition, timeout)
+        return None if broker_id is None else broker_id - 1
+
+    def logs(self, i: int) -> str:
+        """What broker `i` logged, over all its starts: the last MiB of it. One JSON object a line."""
+        return self._broker(i).log()
+
+    # --- the work itself ------------------------------------------------------------------------------
+
+    def _open_brokers(self) -> Sequence[BrokerProcess]:
+        if not self._brokers:
+            raise InvalidRequest(reason="this cluster is not open: enter it with `with` or `async with`")
+        return self._brokers
+
+    def _broker(self, i: int) -> BrokerProcess:
+        brokers = self._open_brokers()
+        if not 0 <= i < len(brokers):
+            raise InvalidRequest(
+                reason=f"there is no broker {i}: they are counted from 0 to {len(brokers) - 1}"
+            )
+        return brokers[i]
+
+    def _open(self) -> Steps[None]:
+        if self._brokers:
+            raise InvalidRequest(reason="this cluster is open already")
+        if find_spec("pysyncobj") is None:
+            raise ModuleNotFoundError(
+                "a local cluster needs the broker extra: pip install 'millpond[broker]'"
+            )
+        if self._given_dir is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="millpond-"))
+        else:
+            self._directory = self._given_dir.absolute()
+        brokers: list[BrokerProcess] = []
+        try:
+            for number in range(self._count):
+                broker = yield from self._first_start(number, self._directory / f"broker-{number + 1}")
+                brokers.append(broker)
+        except BaseException:  # whatever stopped it, nothing of it stays
+            for broker in brokers:
+                broker.kill()
+            self._remove_directory()
+            raise
+        self._brokers = brokers
+
+    def _first_start(self, number: int, home: Path) -> Steps[BrokerProcess]:
+        home.mkdir(parents=True, exist_ok=True)
+        broker = BrokerProcess(number, home / "broker.toml", home / "log")
+        for tries_left in reversed(range(PORT_TRIES_MAX)):
+            _write_config(home, number + 1, self._config)
+            logged = len(broker.log())
+            try:
+                yield from broker.start(START_SECONDS_MAX)
+            except InternalError:
+                if not tries_left or PORT_TAKEN not in broker.log()[logged:]:
+                    raise
+            else:
+                break
+        return broker
+
+    def _stop(self, broker: BrokerProcess) -> Steps[None]:
+        own_seconds = int(self._config["limits.stop_timeout_ms"]) / 1000
+        status = yield from broker.stop(STOP_SECONDS_MAX + own_seconds)
+        # SIGKILL is no failure of the broker: somebody asked for it, if not through this object.
+        if status and status != -signal.SIGKILL:
+            tail = broker.log()[-2_000:]
+            raise InternalError(reason=f"{broker} ended with status {status}; its log ends:\n{tail}")
+
+    def _restart(self, broker: BrokerProcess) -> Steps[None]:
+        if broker.pid is not None:
+            yield from self._stop(broker)
+        yield from broker.start(START_SECONDS_MAX)
+
+    def _wait_ready(self, timeout: float) -> Steps[None]:
+        until = time.monotonic() + timeout
+        for broker in self._open_brokers():
+            while not (yield from _answers_ready(broker, until)):
+                if time.monotonic() >= until:
+                    raise OperationTimeout(what=f"waiting until {broker} is ready", timeout=timeout)
+                yield Wait(None, min(until, time.monotonic() + PROBE_SECONDS))
+
+    def _close(self, *, failing: bool) -> Steps[None]:
+        """End every broker. One that failed, then or before, is told of, unless something else already is."""
+        brokers, self._brokers = self._brokers, []
+        failure: Exception | None = None
+        try:
+            for broker in brokers:
+                try:
+                    yield from self._stop(broker)
+                except (InternalError, OperationTimeout) as error:
+                    failure = failure or error
+        finally:
+            for broker in brokers:
+                broker.kill()
+            self._remove_directory()
+        if failure is not None and not failing:
+            raise failure
+
+    def _remove_directory(self) -> None:
+        if self._given_dir is None and self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory = None
+
+
+class AsyncOperations:
+    """What a cluster's blocking methods do, while the event loop goes on."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+
+    async def stop(self, i: int) -> None:
+        """As LocalCluster.stop."""
+        await run_async(self._cluster._stop(self._cluster._broker(i)))  # noqa: SLF001 - one thing in two classes
+
+    async def restart(self, i: int) -> None:
+        """As LocalCluster.restart."""
+        await run_async(self._cluster._restart(self._cluster._broker(i)))  # noqa: SLF001 - as above
+
+    async def wait_ready(self, timeout: float = START_SECONDS_MAX) -> None:
+        """As LocalCluster.wait_ready."""
+        await run_async(self._cluster._wait_ready(timeout))  # noqa: SLF001 - as above
+
+
+def _answers_ready(broker: BrokerProcess, until: float) -> Steps[bool]:
+    """Whether the broker says, on its HTTP port, that it is ready; False also if it says nothing in time."""
+    if broker.pid is None:
+        raise BrokerNotReady(reason=f"{broker} does not run")
+    host, _, port = broker.ready["http"].rpartition(":")
+    # The system connects by itself, also to a process that is paused: neither of these waits for the broker.
+    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    try:
+        connection.request("GET", "/readyz", headers={"Connection": "close"})
+        if not (yield Wait(connection.sock.fileno(), until)):
+            return False
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False  # it is on its way down, or was killed just now: the next look will say
+    finally:
+        connection.close()
+
+
+# --- configuration -----------------------------------------------------------------------------------
+
+
+def _write_config(home: Path, broker_id: int, config: Mapping[str, Any]) -> None:
+    """A broker's file, with ports of its own. Raises InvalidConfig as the broker would."""
+    ports = free_ports(3)
+    addresses = [f"{LOOPBACK}:{port}" for port in ports]
+    own = {
+        "broker.id": broker_id,
+        "broker.data_dir": str(home / "data"),
+        "broker.listen": addresses[0],
+        "cluster.peer_listen": addresses[1],
+        "http.listen": addresses[2],
+    }
+    for key in own.keys() & config.keys():
+        raise InvalidConfig(key=key, reason="is chosen by LocalCluster")
+    sections: dict[str, list[str]] = {}
+    for key, value in (own | dict(config)).items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, []).append(f"{json.dumps(name)} = {_toml(key, value)}")
+    text = "\n".join(
+        "\n".join((f"[{json.dumps(section)}]", *lines, "")) for section, lines in sections.items()
+    )
+    path = home / "broker.toml"
+    path.write_text(text, encoding="utf-8")
+    # What is wrong with it is better said here than by a process that ends.
+    from millpond_broker.config import load  # noqa: PLC0415 - a crossing, and only when brokers are started
+
+    load(path, {}, {})
+
+
+def _toml(key: str, value: object) -> str:
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    if isinstance(value, str | Path):
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(key, item) for item in value)}]"
+    raise InvalidConfig(key=key, reason=f"{value!r} has no form in a configuration file")

@@ -1,0 +1,53 @@
+"""Free TCP ports that a broker can keep over its restarts."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+from typing import Final
+
+from millpond.wire.errors import ClusterUnavailable
+
+LOOPBACK: Final = "127.0.0.1"
+
+_LOWEST: Final = 15_000
+"""Below it are the ports that people give to services by hand."""
+_EPHEMERAL_LOWEST_OTHERWISE: Final = 32_768  # Linux's default
+_TRIES_MAX: Final = 1_000
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, all different.
+
+    Nothing holds them until a broker does, so somebody else may be quicker: whoever starts a broker there
+    must be ready to try again with others. They lie below the range from which the system takes the ports of
+    outgoing connections: in that range a connection may hold a broker's port just while it restarts, even one
+    of a client that tries to reach that very broker, which then is connected to itself.
+    """
+    end = max(_ephemeral_lowest(), _LOWEST + 5_000)
+    held: list[socket.socket] = []
+    # The seed is the system's: two test runs started together would otherwise try the same ports.
+    chance = random.SystemRandom()
+    try:
+        for _ in range(_TRIES_MAX):
+            if len(held) == count:
+                return [taken.getsockname()[1] for taken in held]
+            candidate = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                candidate.bind((LOOPBACK, chance.randrange(_LOWEST, end)))
+            except OSError:
+                candidate.close()
+            else:
+                held.append(candidate)
+    finally:
+        for taken in held:
+            taken.close()
+    raise ClusterUnavailable(tried={LOOPBACK: f"no {count} free ports from {_LOWEST} to {end}"})
+
+
+def _ephemeral_lowest() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return _EPHEMERAL_LOWEST_OTHERWISE
