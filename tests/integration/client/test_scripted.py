@@ -44,7 +44,7 @@ async def client(broker: ScriptedBroker) -> AsyncIterator[Client]:
 
 async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110 - a condition of whoever is tested has no event
+        while not holds():
             await asyncio.sleep(0.005)
 
 
