@@ -41,7 +41,7 @@ PARTITIONS_MAX: Final = 10_000
 PARTITIONS_TOTAL_MAX: Final = 50_000
 """Of all topics: a snapshot of the image stays within what the voters pass to one another."""
 REPLICAS_MAX: Final = 1000
-_EPOCH_MAX: Final = (1 << 31) - 1
+EPOCH_MAX: Final = (1 << 31) - 1
 """Leader and partition epochs have 32 bits on the wire and in batches."""
 
 
@@ -173,7 +173,7 @@ def _changed(
         raise FencedEpoch(epoch=change.partition_epoch_seen, current=old.partition_epoch)
     _check_leader_epoch(old, change)
     _check_members(image, old, change)
-    if max(old.leader_epoch, old.partition_epoch) >= _EPOCH_MAX:
+    if max(old.leader_epoch, old.partition_epoch) >= EPOCH_MAX:
         raise InvalidRequest(reason="this partition has no epochs left")
     return PartitionImage(
         leader=change.leader,

@@ -1,0 +1,242 @@
+"""Commands as bytes of the log, and the image as bytes of a snapshot.
+
+One row for each command in `ROWS`, both directions beside one another. Decoding never raises: what this
+version cannot read becomes an `Undecodable` command, which every voter refuses alike, for a reason that
+depends on the bytes alone. A field that this version does not know makes a command undecodable too; ignoring
+it would be applying another command than a newer broker does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError, Message
+
+from millpond.v1.internal import commands_pb2 as pb
+from millpond_broker.core.commands import (
+    AddPartitions,
+    AllocateProducerIds,
+    Assignment,
+    Barrier,
+    ChangePartitions,
+    ClaimController,
+    CreateTopic,
+    DeleteTopic,
+    Envelope,
+    InitCluster,
+    Pairs,
+    PartitionChange,
+    RegisterBroker,
+    SetTopicConfig,
+    Undecodable,
+    Voter,
+)
+from millpond_broker.core.image import MetadataImage, from_snapshot, to_snapshot
+
+FORMAT: Final = 1
+"""Of the envelope."""
+COMMAND_BYTES_MAX: Final = 1 << 20
+"""Of one entry: what travels between voters in one piece."""
+
+
+class CommandTooLarge(ValueError):
+    """The command takes more than COMMAND_BYTES_MAX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one command travels: its field of the envelope's oneof, and the way there and back."""
+
+    field: str
+    encode: Callable[[Any], Message]
+    decode: Callable[[Any], Any]
+
+
+def _voters(voters: Iterable[Voter]) -> list[pb.Voter]:
+    return [pb.Voter(broker_id=voter.broker_id, directory_id=voter.directory_id) for voter in voters]
+
+
+def _settings(pairs: Pairs) -> list[pb.Setting]:
+    return [pb.Setting(key=key, value=value) for key, value in pairs]
+
+
+def _pairs(settings: Iterable[pb.Setting]) -> Pairs:
+    return tuple((setting.key, setting.value) for setting in settings)
+
+
+def _assignments(assignments: Iterable[Assignment]) -> list[pb.Assignment]:
+    return [pb.Assignment(replicas=replicas) for replicas in assignments]
+
+
+def _replicas(assignments: Iterable[pb.Assignment]) -> tuple[Assignment, ...]:
+    return tuple(tuple(assignment.replicas) for assignment in assignments)
+
+
+def _change(change: PartitionChange) -> pb.PartitionChange:
+    return pb.PartitionChange(
+        topic_id=change.topic_id,
+        partition=change.partition,
+        leader=change.leader,
+        leader_epoch=change.leader_epoch,
+        isr=change.isr,
+        elr=change.elr,
+        partition_epoch_seen=change.partition_epoch_seen,
+    )
+
+
+def _to_change(message: pb.PartitionChange) -> PartitionChange:
+    return PartitionChange(
+        topic_id=message.topic_id,
+        partition=message.partition,
+        leader=message.leader if message.HasField("leader") else None,
+        leader_epoch=message.leader_epoch,
+        isr=tuple(message.isr),
+        elr=tuple(message.elr),
+        partition_epoch_seen=message.partition_epoch_seen,
+    )
+
+
+ROWS: Final[dict[type, Row]] = {
+    InitCluster: Row(
+        "init_cluster",
+        lambda c: pb.InitCluster(
+            cluster_id=c.cluster_id, voters=_voters(c.voters), feature_level=c.feature_level
+        ),
+        lambda m: InitCluster(
+            m.cluster_id, tuple(Voter(v.broker_id, v.directory_id) for v in m.voters), m.feature_level
+        ),
+    ),
+    RegisterBroker: Row(
+        "register_broker",
+        lambda c: pb.RegisterBroker(
+            broker_id=c.broker_id,
+            incarnation=c.incarnation,
+            directory_id=c.directory_id,
+            address=c.address,
+            peer_address=c.peer_address,
+            rack=c.rack,
+            version=c.version,
+        ),
+        lambda m: RegisterBroker(
+            m.broker_id, m.incarnation, m.directory_id, m.address, m.peer_address, m.rack, m.version
+        ),
+    ),
+    ClaimController: Row(
+        "claim_controller",
+        lambda c: pb.ClaimController(broker_id=c.broker_id, term=c.term),
+        lambda m: ClaimController(m.broker_id, m.term),
+    ),
+    CreateTopic: Row(
+        "create_topic",
+        lambda c: pb.CreateTopic(
+            topic_id=c.topic_id,
+            name=c.name,
+            replicas=c.replicas,
+            min_insync=c.min_insync,
+            config=_settings(c.config),
+            assignments=_assignments(c.assignments),
+        ),
+        lambda m: CreateTopic(
+            m.topic_id, m.name, m.replicas, m.min_insync, _pairs(m.config), _replicas(m.assignments)
+        ),
+    ),
+    DeleteTopic: Row(
+        "delete_topic",
+        lambda c: pb.DeleteTopic(topic_id=c.topic_id),
+        lambda m: DeleteTopic(m.topic_id),
+    ),
+    AddPartitions: Row(
+        "add_partitions",
+        lambda c: pb.AddPartitions(
+            topic_id=c.topic_id,
+            first_partition=c.first_partition,
+            assignments=_assignments(c.assignments),
+        ),
+        lambda m: AddPartitions(m.topic_id, m.first_partition, _replicas(m.assignments)),
+    ),
+    SetTopicConfig: Row(
+        "set_topic_config",
+        lambda c: pb.SetTopicConfig(topic_id=c.topic_id, set=_settings(c.set), unset=c.unset),
+        lambda m: SetTopicConfig(m.topic_id, _pairs(m.set), tuple(m.unset)),
+    ),
+    ChangePartitions: Row(
+        "change_partitions",
+        lambda c: pb.ChangePartitions(changes=map(_change, c.changes)),
+        lambda m: ChangePartitions(tuple(map(_to_change, m.changes))),
+    ),
+    AllocateProducerIds: Row(
+        "allocate_producer_ids",
+        lambda c: pb.AllocateProducerIds(broker_id=c.broker_id, broker_epoch=c.broker_epoch, count=c.count),
+        lambda m: AllocateProducerIds(m.broker_id, m.broker_epoch, m.count),
+    ),
+    Barrier: Row("barrier", lambda c: pb.Barrier(), lambda m: Barrier()),
+}
+"""Every command, exhaustively: a test holds it against the union."""
+
+_BY_FIELD: Final = {row.field: row for row in ROWS.values()}
+
+
+def encode(envelope: Envelope) -> bytes:
+    """A proposal as bytes. Raises ValueError for a number that does not fit its field, CommandTooLarge."""
+    command = envelope.command
+    assert not isinstance(command, Undecodable), "only a decoder makes one"
+    row = ROWS[type(command)]
+    message = pb.Envelope(
+        format=FORMAT,
+        proposer=envelope.proposer,
+        sequence=envelope.sequence,
+        controller_epoch=envelope.controller_epoch,
+    )
+    part = getattr(message, row.field)
+    part.SetInParent()  # one without a set field would not be there
+    part.CopyFrom(row.encode(command))
+    data = message.SerializeToString(deterministic=True)
+    if len(data) > COMMAND_BYTES_MAX:
+        raise CommandTooLarge(f"{len(data)} bytes of {type(command).__name__}; {COMMAND_BYTES_MAX} fit")
+    return data
+
+
+def decode(data: bytes) -> Envelope:
+    """The proposal that `encode` made, in whichever version."""
+    message = pb.Envelope()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return _undecodable("bytes that are no command")
+    if message.format != FORMAT:
+        return _undecodable(f"a command of format {message.format}; this version has {FORMAT}")
+    whole = message.ByteSize()
+    message.DiscardUnknownFields()
+    if message.ByteSize() != whole:
+        return _undecodable("a command, or a field of one, that this version does not know")
+    field = message.WhichOneof("command")
+    if field is None:
+        return _undecodable("an envelope without a command")
+    return Envelope(
+        proposer=message.proposer,
+        sequence=message.sequence,
+        controller_epoch=message.controller_epoch,
+        command=_BY_FIELD[field].decode(getattr(message, field)),
+    )
+
+
+def _undecodable(reason: str) -> Envelope:
+    return Envelope(proposer=b"", sequence=0, controller_epoch=0, command=Undecodable(reason))
+
+
+def encode_snapshot(image: MetadataImage) -> bytes:
+    """The whole image."""
+    return json.dumps(to_snapshot(image), sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode_snapshot(data: bytes) -> MetadataImage:
+    """The image that `encode_snapshot` took. Raises ValueError for a format that this version does not know,
+    and for bytes that are none: check them first.
+    """
+    try:
+        return from_snapshot(json.loads(data))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a metadata snapshot: {error!r}") from None

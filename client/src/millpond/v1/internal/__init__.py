@@ -1,0 +1,1 @@
+"""Generated stubs of what brokers keep and say among themselves."""
