@@ -105,6 +105,12 @@ CROSSINGS: Final = (
         lazy=True,
         reason="what a test sets wrong is said by the test's own process, not by a broker that ends",
     ),
+    Crossing(
+        "millpond.cli.broker",
+        "millpond_broker.app",
+        lazy=True,
+        reason="`millpond broker` runs a broker in its own process, and loads it only then",
+    ),
 )
 
 BY_USERS_ONLY: Final = ("millpond.embedded",)

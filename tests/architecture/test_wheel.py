@@ -105,10 +105,18 @@ def test_the_command_answers_for_help_and_version(bare: Path) -> None:
 
 
 def test_a_command_that_is_not_there_is_one_line_and_a_usage_error(bare: Path) -> None:
-    done = run(bare / "millpond", "broker", "--config", "x.toml", status=2)
+    done = run(bare / "millpond", "brokr", "--config", "x.toml", status=2)
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "millpond --help" in done.stderr
+
+
+def test_a_command_whose_extra_is_missing_says_what_to_install(bare: Path) -> None:
+    done = run(bare / "millpond", "broker", "--config", "x.toml", status=2)
+    assert done.stderr == "millpond broker needs the broker extra: pip install 'millpond[broker,cli]'\n"
+    done = run(bare / "millpond", "topic", "list", status=2)
+    assert done.stderr == "millpond topic needs the cli extra: pip install 'millpond[cli]'\n"
+    assert done.stdout == ""
 
 
 def test_a_reader_that_stops_early_is_no_failure(bare: Path) -> None:
