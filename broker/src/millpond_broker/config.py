@@ -94,7 +94,8 @@ class Kind(NamedTuple):
     maximum: int = 0
 
 
-LISTEN: Final = Kind("host:port, port 0 takes a free one")
+LISTEN: Final = Kind("host:port; port 0 takes a free one")
+RECORDED: Final = Kind("host:port")
 ADVERTISE: Final = Kind("host:port that others can reach")
 FILE_PATH: Final = Kind("a path")
 WORD: Final = Kind(f"up to {RACK_CHARACTERS_MAX} printable characters")
@@ -114,10 +115,10 @@ class BrokerConfig:
     """Who this broker is, where its data are, and where clients reach it."""
 
     id: int = _integer(1, (1 << 31) - 1)
-    """The broker's number in its cluster. Required. It stays with the data directory for good."""
+    """The broker's number in its cluster. It stays with the data directory for good."""
     data_dir: Path = _setting(FILE_PATH)  # noqa: RUF009 - it makes a field, as dataclasses.field does
-    """Where everything is kept; made at the first start. Required. Relative to where the broker is
-    started; one broker each."""
+    """Where everything is kept; made at the first start. A relative one begins where the broker
+    is started. One broker each."""
     rack: str = _setting(WORD, default="")
     """What shares a fate (a rack, a zone): shown with the broker, and later used to spread replicas."""
     listen: str = _setting(LISTEN, default="0.0.0.0:7070")
@@ -151,7 +152,7 @@ class ClusterConfig:
     `peer_listen` yet; the address is written into the cluster's metadata and reported, nothing more.
     """
 
-    peer_listen: str = _setting(LISTEN, default="0.0.0.0:7071")
+    peer_listen: str = _setting(RECORDED, default="0.0.0.0:7071")
     """Where other brokers will be served. In this version nothing listens there: the address is recorded in
     the cluster's metadata, and port 0 stays 0."""
     peer_advertise: str | None = _setting(ADVERTISE, default=None)
@@ -197,6 +198,8 @@ class LimitsConfig:
     large enough to cost little each."""
     streams_max: int = _integer(1, 1_000_000, default=10_000)
     """Produce and fetch streams open at once: each takes memory and tasks."""
+    partitions_max: int = _integer(1, 100_000, default=4096)
+    """Partitions of all topics: each takes three open files, memory, and some milliseconds at a start."""
     timestamp_ahead_ms_max: int = _integer(0, 2**62, default=3_600_000)
     """How far ahead of the broker's clock a record's time may be: its segment outlives its retention by as
     much."""
