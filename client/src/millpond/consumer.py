@@ -160,8 +160,11 @@ class Consumer(Openable, Generic[K, V]):
         self._closed = True
         self._ready.set()
         self._connection.release(self)
-        if self._fetching is not None:
-            await self._fetching.close()
+        try:
+            if self._fetching is not None:
+                await self._fetching.close()
+        finally:
+            self._fetcher.clear()
 
     def _check(self) -> None:
         self._connection.check()
@@ -368,6 +371,7 @@ class Consumer(Openable, Generic[K, V]):
         wait = TROUBLE_CHECK_S
         if deadline is not None:
             if deadline.expired(loop.time()):
+                await asyncio.sleep(0)  # who polls without waiting, again and again, must not stop the loop
                 return False
             wait = min(wait, deadline.left_s(loop.time()))
         self._since_yield = 0

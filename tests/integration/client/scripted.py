@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from millpond._core.session import FetchAsk, FetchFrom
+from millpond.testing.ports import free_ports
 from millpond.v1 import errors_pb2, fetch_pb2, metadata_pb2, offsets_pb2
 from millpond.wire.errors import MillpondError
 from tests.unit.client_core.leader import TOPIC_ID, Leader, Log
@@ -33,7 +34,7 @@ class ScriptedBroker:
         """Whether topic "t" exists."""
         self.stalled = False
         """Takes everything and answers nothing."""
-        self.port = 0
+        (self.port,) = free_ports(1)
         self.streams = 0
         """Fetch streams now open."""
         self.streams_ever = 0
@@ -82,7 +83,7 @@ class ScriptedBroker:
                 for service, methods in handlers.items()
             )
         )
-        self.port = self._server.add_insecure_port(self.address)
+        self._server.add_insecure_port(self.address)
         await self._server.start()
 
     async def stop(self) -> None:

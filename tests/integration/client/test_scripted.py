@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import assert_type
 
 import pytest
 import pytest_asyncio
@@ -371,3 +372,20 @@ async def test_use_after_a_fork_is_refused(client: Client, monkeypatch: pytest.M
 async def test_a_client_not_opened_says_what_to_do() -> None:
     with pytest.raises(ClientClosed, match="await it"):
         _ = millpond.connect("127.0.0.1:1").admin
+
+
+async def test_types_follow_the_deserializers(broker: ScriptedBroker, client: Client) -> None:
+    """Held by mypy; what runs is only that the types tell the truth."""
+    broker.append(0, b"1")
+    plain = client.consumer("t")
+    assert_type(plain, millpond.Consumer[bytes | None, bytes | None])
+    assert_type(
+        client.consumer("t", key_deserializer=bytes.decode), millpond.Consumer[str | None, bytes | None]
+    )
+    async with client.consumer("t", value_deserializer=int, start="beginning") as numbers:
+        assert_type(numbers, millpond.Consumer[bytes | None, int | None])
+        record = await anext(numbers)
+        assert_type(record, millpond.Record[bytes | None, int | None])
+        assert record.value == 1
+        with pytest.raises(TypeError):
+            client.consumer("t", bufer_bytes=1)  # type: ignore[call-overload]  # what is refused

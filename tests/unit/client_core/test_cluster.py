@@ -13,6 +13,7 @@ from millpond._core.cluster import (
     TopicView,
     addresses_of,
 )
+from millpond.wire.errors import InvalidConfig
 
 CLUSTER = b"c" * 16
 
@@ -107,5 +108,5 @@ def test_addresses_are_read(text: str, addresses: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "a:", ":1", "a:b", "a:0", "a:65536", "a:1:x"])
 def test_what_is_no_address_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="address"):
+    with pytest.raises(InvalidConfig, match=r"bootstrap: .*address"):
         addresses_of(text)

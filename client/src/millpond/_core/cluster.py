@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from millpond.wire.errors import InvalidConfig
+
 RECORD_BYTES_MAX_DEFAULT: Final = 1 << 20
 """For a broker that does not name the setting."""
 BATCH_BYTES_MAX_DEFAULT: Final = 4 << 20
@@ -123,12 +125,13 @@ def _without(topics: Iterable[TopicView], removed: set[bytes]) -> dict[str, Topi
 
 
 DEFAULT_PORT: Final = 7070
+HOW_TO_WRITE: Final = "write host:port, several with commas between"
 
 
 def addresses_of(bootstrap: str) -> tuple[str, ...]:
     """The addresses of `host:port[,host:port…]`, in order, each once; a port that is left out is 7070.
 
-    Raises ValueError for one that is no address.
+    Raises InvalidConfig for one that is no address.
     """
     found: list[str] = []
     for word in bootstrap.split(","):
@@ -139,9 +142,9 @@ def addresses_of(bootstrap: str) -> tuple[str, ...]:
         if not colon or (text.startswith("[") and text.endswith("]")):
             host, port = text, str(DEFAULT_PORT)
         if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-            raise ValueError(f"{text!r} is no address; write host:port, several with commas between")
+            raise InvalidConfig(key="bootstrap", reason=f"{text!r} is no address; {HOW_TO_WRITE}")
         if (address := f"{host}:{port}") not in found:
             found.append(address)
     if not found:
-        raise ValueError(f"no address in {bootstrap!r}; write host:port, several with commas between")
+        raise InvalidConfig(key="bootstrap", reason=f"no address in {bootstrap!r}; {HOW_TO_WRITE}")
     return tuple(found)

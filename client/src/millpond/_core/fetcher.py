@@ -95,6 +95,10 @@ class Fetcher:
         """Let the user hear of an error that is of no one partition."""
         self.buffer.push(FetchedError(None, 0, error))
 
+    def clear(self) -> None:
+        """Give up what was fetched: a closed consumer may be kept for long, and is part of cycles."""
+        self.buffer = FetchBuffer()
+
     @property
     def finished(self) -> bool:
         """Whether everything up to where it stops was taken out of the buffer."""

@@ -93,7 +93,7 @@ class Connection:
         """Connect to whichever of the addresses answers first.
 
         Raises ClusterUnavailable, which names each address and what went wrong there, when none did
-        within `timeout` seconds; ValueError for an address that is none.
+        within `timeout` seconds; InvalidConfig for an address that is none.
         """
         connection = cls(addresses_of(bootstrap), client_id, timeout)
         try:
