@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import millpond
-from millpond import embedded, errors
+from millpond import embedded, errors, testing
 
 PUBLIC = [
     "Client",
@@ -19,6 +19,8 @@ PUBLIC = [
 ]
 
 EMBEDDED = ["GroupStats", "PartitionStats", "Queue", "QueueStats", "open"]
+
+TESTING = ["LocalCluster"]
 
 ERRORS = [
     "ERRORS",
@@ -72,12 +74,16 @@ def test_the_embedded_queue_exports_exactly_this() -> None:
     assert sorted(embedded.__all__) == sorted(EMBEDDED)
 
 
+def test_the_support_for_tests_exports_exactly_this() -> None:
+    assert sorted(testing.__all__) == sorted(TESTING)
+
+
 def test_the_errors_are_exactly_these() -> None:
     assert sorted(errors.__all__) == sorted(ERRORS)
 
 
 def test_every_exported_name_is_there() -> None:
-    for module in (millpond, embedded, errors):
+    for module in (millpond, embedded, errors, testing):
         for name in module.__all__:
             assert hasattr(module, name), f"{module.__name__}.{name}"
 

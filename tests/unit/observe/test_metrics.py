@@ -79,6 +79,19 @@ def test_what_the_runtime_looks_up_is_asked_at_each_scrape_and_grouped_by_name()
     assert scraped(metrics)["millpond_log_bytes"].samples[1].value == 80
 
 
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\\"\n{},= '), max_size=20),
+    st.integers(0, 2**63) | st.floats(allow_nan=False),
+)
+def test_any_label_and_value_come_back_from_the_text_as_they_were(label: str, value: float) -> None:
+    metrics = BrokerMetrics()
+    metrics.gauges = lambda: [("odd", {"topic": label, "partition": "0"}, value), ("bare", {}, 1)]
+    families = scraped(metrics)
+    (sample,) = families["millpond_odd"].samples
+    assert (sample.labels, sample.value) == ({"topic": label, "partition": "0"}, value)
+    assert families["millpond_bare"].samples[0].value == 1
+
+
 @given(st.lists(st.floats(0, 100)))
 def test_a_histogram_counts_each_value_in_the_first_bucket_that_reaches_it(values: list[float]) -> None:
     histogram = Histogram()
