@@ -155,10 +155,12 @@ class Connection:
         finally:
             self._closed = True
             self._tell()
-            await self._tasks.stop()
-            for link in self._links.values():
-                await link.close()
-            self._links.clear()
+            try:
+                await self._tasks.stop()
+            finally:
+                links = list(self._links.values())
+                self._links.clear()
+                await asyncio.gather(*(link.close() for link in links))
         if errors:
             raise errors[0]
 

@@ -12,7 +12,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from millpond._transport.translate import CLIENT_ID_METADATA_KEY, error_in
-from millpond.wire.errors import ClusterUnavailable, InternalError, MillpondError, OperationTimeout
+from millpond.wire.errors import (
+    ClusterUnavailable,
+    InternalError,
+    MillpondError,
+    OperationTimeout,
+    UnsupportedFormat,
+)
 
 MESSAGE_BYTES_MAX: Final = 32 << 20
 """On both ends: a batch at its largest, and room around it."""
@@ -91,6 +97,10 @@ class Link:
             return OperationTimeout(what=f"{what} at {self.address}", timeout=timeout)
         if code is grpc.StatusCode.UNAVAILABLE:
             return ClusterUnavailable(tried={self.address: _brief(details)})
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return UnsupportedFormat(
+                what=f"{self.address} knows no {what}: no broker of this version is there"
+            )
         if code is grpc.StatusCode.CANCELLED:
             try:
                 self._check()
@@ -116,9 +126,17 @@ class Link:
         await self._channel.close()
 
 
+_BRIEFLY: Final = (
+    ("connection refused", REFUSED),
+    ("connection reset", "connection reset"),
+    ("timed out", "connection timed out"),
+    ("errors resolving", "its name cannot be resolved"),
+)
+
+
 def _brief(details: str) -> str:
     """What a person wants of grpc's words for a connection that failed."""
-    for told in (REFUSED, "connection reset", "name or service not known", "connection timed out"):
-        if told in details.lower():
+    for words, told in _BRIEFLY:
+        if words in details.lower():
             return told
     return details or "unavailable"
