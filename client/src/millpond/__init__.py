@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from millpond.wire.record import Headers, Record, TopicPartition
 
 if TYPE_CHECKING:
+    from millpond import errors as errors
     from millpond._core.handout import RecordBatch
     from millpond._core.serdes import Serde, SerdeContext
     from millpond.client import Client, connect
@@ -42,6 +43,8 @@ _AT_FIRST_USE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":  # so that `except millpond.errors.UnknownTopic` needs no import of its own
+        return import_module("millpond.errors")
     if name not in _AT_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_AT_FIRST_USE[name]), name)

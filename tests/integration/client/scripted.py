@@ -14,8 +14,8 @@ import grpc.aio
 
 from millpond._core.session import FetchAsk, FetchFrom
 from millpond.testing.ports import free_ports
-from millpond.v1 import errors_pb2, fetch_pb2, metadata_pb2, offsets_pb2
-from millpond.wire.errors import MillpondError
+from millpond.v1 import admin_pb2, errors_pb2, fetch_pb2, metadata_pb2, offsets_pb2
+from millpond.wire.errors import MillpondError, TopicExists
 from tests.unit.client_core.leader import TOPIC_ID, Leader, Log
 
 
@@ -61,6 +61,13 @@ class ScriptedBroker:
                     metadata_pb2.WatchRequest.FromString,
                     metadata_pb2.MetadataUpdate.SerializeToString,
                 ),
+            },
+            "AdminService": {
+                "CreateTopic": grpc.unary_unary_rpc_method_handler(
+                    self._create_topic,
+                    admin_pb2.CreateTopicRequest.FromString,
+                    admin_pb2.TopicResponse.SerializeToString,
+                )
             },
             "FetchService": {
                 "Fetch": grpc.stream_stream_rpc_method_handler(
@@ -140,6 +147,19 @@ class ScriptedBroker:
         if request.topics and "t" not in request.topics:
             del answer.topics[:]
         return answer
+
+    async def _create_topic(
+        self, request: admin_pb2.CreateTopicRequest, context: Any
+    ) -> admin_pb2.TopicResponse:
+        """Does it, and the answer is lost; a repetition finds the topic there."""
+        if self.topics:
+            exists = detail_of(TopicExists(topic=request.name)).SerializeToString()
+            metadata = (("millpond-error-bin", exists),)
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, "exists", metadata)
+        self.topics = True
+        self.version += 1
+        self.changed()
+        return await context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset by peer")  # type: ignore[no-any-return]  # it raises
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[metadata_pb2.MetadataUpdate]:
         self.client_ids |= {

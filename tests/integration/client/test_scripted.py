@@ -20,6 +20,7 @@ from millpond.errors import (
     InvalidConfig,
     OffsetOutOfRange,
     OperationTimeout,
+    TopicExists,
     UnknownPartition,
     UnknownTopic,
 )
@@ -346,6 +347,17 @@ async def test_a_call_ends_by_its_timeout(broker: ScriptedBroker, client: Client
     with pytest.raises(OperationTimeout):
         await client.admin.describe_topic("t", timeout=0.3)
     assert time.monotonic() - started < 1.0
+
+
+async def test_a_topic_whose_creation_was_not_answered_was_created(
+    broker: ScriptedBroker, client: Client
+) -> None:
+    with pytest.raises(TopicExists):
+        await client.admin.create_topic("t", partitions=2)
+    broker.delete_topic()
+    await until(lambda: "t" not in client.connection.view.topics)
+    made = await client.admin.create_topic("t", partitions=2)
+    assert (made.name, len(made.partitions)) == ("t", 2)
 
 
 async def test_the_environment_names_the_cluster(
