@@ -100,6 +100,12 @@ CROSSINGS: Final = (
         reason="the embedded queue is the broker's storage; only users import embedded",
     ),
     Crossing(
+        "millpond_broker.consensus",
+        "millpond_broker.storage.files",
+        lazy=False,
+        reason="the journal is on disk through the one file layer, and uses nothing else of storage",
+    ),
+    Crossing(
         "millpond.testing",
         "millpond_broker.config",
         lazy=True,
@@ -158,7 +164,7 @@ FENCES: Final = (
     Fence("rich", ("millpond.cli",)),
 )
 
-THROUGH_FILE_LAYER: Final = ("millpond_broker.storage", "millpond.embedded")
+THROUGH_FILE_LAYER: Final = ("millpond_broker.storage", "millpond_broker.consensus", "millpond.embedded")
 FILE_LAYER: Final = "millpond_broker.storage.files"
 RAW_FILE_MODULES: Final = frozenset("aiofiles fcntl fileinput glob io mmap shutil tempfile".split())
 OS_WITHOUT_FILES: Final = frozenset("PathLike fspath getpid register_at_fork".split())

@@ -1,8 +1,8 @@
 """The port to the cluster's metadata: a log of committed commands, and the image that they make.
 
 Whoever implements it (`solo` for one voter) promises: an image that was seen is never taken back; `Ok` only
-once the command is durable on a majority of the voters and applied here; callbacks see every image in order,
-on the event loop.
+once the command is durable on a majority of the voters and applied here, in the image that callbacks have
+seen by then.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from millpond_broker.consensus.snapshots import Snapshot
 from millpond_broker.core.commands import Command, Envelope
 from millpond_broker.core.image import CommandResult, MetadataImage
 
 PROPOSALS_IN_FLIGHT_MAX: Final = 256
-"""Proposals that wait for their outcome, in one process. Each holds its bytes in memory; metadata changes
-are few, and a burst of topic creations fits."""
+"""Proposals that wait for their outcome, in one process; the next one waits for room. Each holds its bytes in
+memory, and as many results are remembered of a proposer, so that any of them can be retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ class MetadataLog(Protocol):
     def image(self) -> MetadataImage:
         """The latest one."""
 
+    @property
+    def term(self) -> int:
+        """The term in which this broker leads the voters, for its ClaimController; 0 while it does not."""
+
     async def propose(
         self,
         command: Command,
@@ -79,21 +84,21 @@ class MetadataLog(Protocol):
 
     async def barrier(self, timeout: float) -> int:
         """The version of an image here that has everything committed before the call. Raises
-        OperationTimeout.
+        OperationTimeout, MetadataLogFailed.
         """
 
     def subscribe(self, callback: Callable[[MetadataImage], None]) -> Callable[[], None]:
-        """Call `callback` with every new image, in order, on the event loop; it must not raise. What is
-        returned ends that.
+        """Call `callback` with each new image, in order, on the event loop; it must not raise. One image may
+        have several commands more than the one before it. What is returned ends that.
         """
 
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:
-        """Committed commands from an index on. Raises LookupError where that is older than the log keeps: a
-        snapshot is the start then.
+        """Committed commands from an index on, as of now. Raises LookupError where that is older than what
+        the log keeps: a snapshot is the start then.
         """
 
-    def snapshot(self) -> tuple[int, bytes]:
-        """The index that it has everything through, and the image as bytes (`codec.decode_snapshot`)."""
+    def snapshot(self) -> Snapshot:
+        """The image now, as bytes for `codec.decode_snapshot`."""
 
     async def failed(self) -> None:
         """Wait until the log has failed. Raises MetadataLogFailed; never returns."""

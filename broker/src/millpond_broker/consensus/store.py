@@ -1,0 +1,115 @@
+"""A voter's directory: the journal and the snapshots before it, checked against one another at the start.
+
+<data directory>/metadata/    made whole by the format step, or not there
+
+A start that finds less than was durable once refuses: a voter that forgot what it acknowledged, or how it
+voted, would let the others lose it too (Raft's promise rests on it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from millpond_broker.consensus.journal import Base, Entry, EntryKind, Journal
+from millpond_broker.consensus.records import JournalDamaged
+from millpond_broker.consensus.snapshots import (
+    Snapshot,
+    read_snapshot,
+    remove_other_snapshots,
+    snapshot_indexes,
+    write_snapshot,
+)
+from millpond_broker.storage.files import Files
+
+METADATA: Final = "metadata"
+_FIRST_ENTRY: Final = Entry(1, 0, EntryKind.NO_OP, b"")
+"""What every voter's log begins with, so that logs that were made apart agree on it. PySyncObj's does."""
+
+
+def is_formatted(files: Files, directory: Path) -> bool:
+    """Whether the data directory has metadata."""
+    return files.exists(directory / METADATA)
+
+
+def format_directory(files: Files, directory: Path, first_command: bytes, *, term: int, vote: str) -> None:
+    """Make the metadata of a new cluster in a data directory, all of it or nothing; durable when it returns.
+    Raises OSError.
+    """
+    assert not is_formatted(files, directory), "nobody's metadata are written over"
+    making = directory / (METADATA + ".new")
+    if files.exists(making):
+        for name in files.list(making):
+            files.unlink(making / name)
+    else:
+        files.make_directory(making)
+    first = Entry(2, term, EntryKind.COMMAND, first_command)
+    Journal.create(files, making, Base(term=term, vote=vote), [_FIRST_ENTRY, first])
+    files.rename(making, directory / METADATA)
+    files.sync_directory(directory)
+
+
+@dataclass
+class Store:
+    """An open voter's directory. For one thread at a time."""
+
+    files: Files
+    home: Path
+    journal: Journal
+    snapshot: Snapshot | None
+    """The one to start from: entries after it are in the journal."""
+    damaged_snapshots: tuple[int, ...] = ()
+    """Snapshots that could not be read, and were not needed."""
+
+    @classmethod
+    def open(cls, files: Files, directory: Path) -> Store:
+        """Raises JournalDamaged, having changed no entry; OSError."""
+        home = directory / METADATA
+        journal = Journal.open(files, home)
+        try:
+            return _aligned(files, home, journal)
+        except BaseException:  # whatever it was, the descriptor is given back; re-raised
+            journal.abandon()
+            raise
+
+    def compact(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot, and the journal from the snapshot before it. Raises OSError (all is as it was, or
+        there is one snapshot more), StorageFull likewise, JournalFailed.
+        """
+        previous = self.snapshot
+        write_snapshot(self.files, self.home, snapshot)
+        self.snapshot = snapshot
+        if previous is not None:
+            # Two entries that the older snapshot has stay as well: by them a log is matched with it.
+            self.journal.delete_to(max(self.journal.first_index, previous.last_index - 1))
+        kept = {snapshot.last_index, *((previous.last_index,) if previous else ())}
+        remove_other_snapshots(self.files, self.home, kept)
+
+
+def _aligned(files: Files, home: Path, journal: Journal) -> Store:
+    """The latest sound snapshot from which the journal goes on without a gap, or the journal from its very
+    first entry. A crash between a snapshot's rename and what follows it is no gap.
+    """
+    damaged = []
+    for index in snapshot_indexes(files, home):
+        snapshot = read_snapshot(files, home, index)
+        if snapshot is None:
+            damaged.append(index)
+            if index > journal.last_index:
+                break  # what it had, nobody else here has
+            continue
+        if index + 1 < journal.first_index:
+            break
+        if journal.term_at(index) != snapshot.last_term and index >= journal.first_index:
+            # The journal ends before it, or differs there: the snapshot came from the leader, and rules.
+            # Term and vote stay.
+            journal.reset(index + 1, snapshot.last_term)
+        return Store(files, home, journal, snapshot, tuple(damaged))
+    else:
+        if journal.first_index == 1:
+            return Store(files, home, journal, None, tuple(damaged))
+    raise JournalDamaged(
+        f"{home}: the journal begins at entry {journal.first_index} and ends at {journal.last_index}, and no"
+        f" sound snapshot reaches up to it (damaged: {damaged or 'none'})"
+    )
