@@ -66,6 +66,8 @@ async def test_it_works_the_same_in_a_coroutine_with_a_client() -> None:
     async with LocalCluster() as cluster, cluster.client(client_id="test") as client:
         await client.admin.create_topic("orders", partitions=2)
         assert cluster.leader("orders", 1) == 0
+        _, metrics = get(cluster.http_address(), "/metrics")
+        assert 'millpond_log_end_offset{topic="orders",partition="1"} 0' in metrics
         with pytest.raises(UnknownTopic):
             cluster.leader("none")
         with pytest.raises(UnknownPartition):

@@ -240,7 +240,7 @@ async def test_a_client_that_does_not_take_its_answer_is_cut_off() -> None:
             await asyncio.wait(set(served.server._connections))
 
 
-async def test_one_too_many_is_told_so_and_room_that_comes_free_is_used() -> None:
+async def test_one_too_many_takes_the_place_of_the_longest_idle_or_is_told_that_all_are_busy() -> None:
     async with (
         serving(HttpLimits(connections_max=2)) as served,
         asyncio.timeout(SECONDS_MAX),
@@ -250,14 +250,17 @@ async def test_one_too_many_is_told_so_and_room_that_comes_free_is_used() -> Non
         for reader, writer in (first, second):
             writer.write(get("/healthz"))
             assert await read_reply(reader) is not None
-        async with served.connected() as (reader, _):
-            reply = await read_reply(reader)
-            assert reply is not None
-            assert (reply.status, await reader.read()) == (503, b"")
-        first[1].close()
-        while len(served.server._connections) > 1:
-            await asyncio.wait(set(served.server._connections), return_when=asyncio.FIRST_COMPLETED)
-        assert await served.statuses(get("/healthz")) == [200]
+        async with served.connected() as (reader, writer):
+            writer.write(get("/healthz"))
+            assert (await read_reply(reader) or (0,))[0] == 200
+            assert await first[0].read() == b""
+            for _, busy in ((reader, writer), second):
+                busy.write(b"GET /")
+            while served.server._idle:
+                await asyncio.sleep(0)  # until both have begun
+            assert await served.statuses(b"") == [503]
+            second[1].write(b"healthz HTTP/1.1\r\n\r\n")
+            assert (await read_reply(second[0]) or (0,))[0] == 200
 
 
 async def test_clients_by_the_hundred_that_say_nothing_half_close_or_reset_cost_nothing_that_stays() -> None:

@@ -88,6 +88,15 @@ def test_it_can_be_started_again_and_the_log_goes_on(log: Path) -> None:
     assert one.log() == "line\nline\n"
 
 
+def test_a_log_is_given_back_to_a_limit_and_whatever_is_in_it(log: Path) -> None:
+    one = broker("well", log)
+    assert one.log() == ""
+    log.write_bytes(b"x" * 100 + b"\xff\n")
+    assert one.log(3) == "x\ufffd\n"
+    log.write_bytes(b"x" * (process.LOG_BYTES_MAX + 1))
+    assert len(one.log()) == process.LOG_BYTES_MAX
+
+
 @pytest.mark.parametrize(
     ("mode", "told"),
     [

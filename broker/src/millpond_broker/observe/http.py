@@ -41,7 +41,8 @@ class HttpLimits:
 
     connections_max: int = 64
     """At once. A scraper and a few probes need a handful; each costs a descriptor that clients of the
-    broker may want."""
+    broker may want. One more takes the place of the one that has been idle for longest: a client that only
+    holds connections must not make a healthy broker look ill."""
     head_bytes_max: int = 8 << 10
     """Request line and headers: browsers and proxies send about a tenth of it."""
     headers_max: int = 64
@@ -101,6 +102,8 @@ class HttpServer:
         self._limits = limits or HttpLimits()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._idle: dict[asyncio.Task[None], None] = {}
+        """Those that wait for a request, the longest first."""
         self._stopping = False
 
     async def start(self) -> str:
@@ -139,7 +142,7 @@ class HttpServer:
         # Whoever waits for a drain then waits for the last byte, so that each answer is timed by itself.
         writer.transport.set_write_buffer_limits(0)
         try:
-            await self._talk(reader, writer)
+            await self._talk(task, reader, writer)
         except (OSError, TimeoutError):
             pass  # the client is gone, or too slow for an answer: nobody is there to be told
         except Exception as error:  # the root of a task: one client's trouble is not the broker's
@@ -149,14 +152,16 @@ class HttpServer:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(
+        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if self._stopping:
             return
-        if len(self._connections) > self._limits.connections_max:
+        if len(self._connections) > self._limits.connections_max and not self._end_an_idle_one():
             await self._send(writer, _plain(HTTPStatus.SERVICE_UNAVAILABLE))
             return  # without lingering: there is no room to
         for left in reversed(range(self._limits.requests_max)):
-            answer = await self._next_answer(reader)
+            answer = await self._next_answer(task, reader)
             if answer is None:
                 return
             if not left:
@@ -166,13 +171,24 @@ class HttpServer:
                 await self._linger(reader, writer)
                 return
 
-    async def _next_answer(self, reader: asyncio.StreamReader) -> _Answer | None:
+    def _end_an_idle_one(self) -> bool:
+        """Make room. False if every connection is busy."""
+        for longest in self._idle:
+            del self._idle[longest]
+            longest.cancel()
+            return True
+        return False
+
+    async def _next_answer(self, task: asyncio.Task[None], reader: asyncio.StreamReader) -> _Answer | None:
         """What the next request is to be answered; None when no other comes."""
+        self._idle[task] = None
         try:
             async with asyncio.timeout(self._limits.idle_seconds_max):
                 first = await reader.read(1)
         except TimeoutError:
             return None
+        finally:
+            self._idle.pop(task, None)
         try:
             async with asyncio.timeout(self._limits.head_seconds_max):
                 head = first + await reader.readuntil(_END_OF_HEAD)
