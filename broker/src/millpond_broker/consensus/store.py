@@ -99,9 +99,10 @@ def _aligned(files: Files, home: Path, journal: Journal) -> Store:
             if index > journal.last_index:
                 break  # what it had, nobody else here has
             continue
-        if index + 1 < journal.first_index:
+        agrees = journal.term_at(index) == snapshot.last_term
+        if index + 1 < journal.first_index or (index + 1 == journal.first_index and not agrees):
             break
-        if journal.term_at(index) != snapshot.last_term and index >= journal.first_index:
+        if not agrees:
             # The journal ends before it, or differs there: the snapshot came from the leader, and rules.
             # Term and vote stay.
             journal.reset(index + 1, snapshot.last_term)

@@ -122,18 +122,22 @@ def change_partitions(
     image: MetadataImage, _index: int, command: ChangePartitions
 ) -> tuple[MetadataImage, Applied]:
     """Each change by itself, in order, on what those before it left (rules 11 and 12)."""
-    changed: dict[bytes, list[PartitionImage]] = {}
+    changed: dict[bytes, dict[int, PartitionImage]] = {}
     refused = []
     for position, change in enumerate(command.changes):
         try:
             topic = _topic(image, change.topic_id)
-            partitions = changed.get(change.topic_id) or list(topic.partitions)
-            partitions[change.partition] = _changed(image, topic, partitions, change)
+            old = changed.get(change.topic_id, {}).get(change.partition) or _partition(
+                topic, change.partition
+            )
+            changed.setdefault(change.topic_id, {})[change.partition] = _changed(image, old, change)
         except MillpondError as error:
             refused.append(RefusedItem(position, Refused.of(error)))
-        else:
-            changed[change.topic_id] = partitions
-    topics = [replace(image.topics[key], partitions=tuple(changed[key])) for key in changed]
+    topics = []
+    for topic_id, states in changed.items():
+        there = image.topics[topic_id]
+        partitions = tuple(states.get(number, state) for number, state in enumerate(there.partitions))
+        topics.append(replace(there, partitions=partitions))
     return _with_topics(image, topics), Applied(tuple(refused))
 
 
@@ -160,13 +164,14 @@ def _new_partition(image: MetadataImage, assignment: Assignment, replicas: int) 
     )
 
 
-def _changed(
-    image: MetadataImage, topic: TopicImage, partitions: Sequence[PartitionImage], change: PartitionChange
-) -> PartitionImage:
+def _partition(topic: TopicImage, number: int) -> PartitionImage:
+    if not 0 <= number < len(topic.partitions):
+        raise UnknownPartition(topic=topic.name, partition=number, partitions=len(topic.partitions))
+    return topic.partitions[number]
+
+
+def _changed(image: MetadataImage, old: PartitionImage, change: PartitionChange) -> PartitionImage:
     """The partition as the change wants it, after rule 11's checks."""
-    if not 0 <= change.partition < len(partitions):
-        raise UnknownPartition(topic=topic.name, partition=change.partition, partitions=len(partitions))
-    old = partitions[change.partition]
     if change.partition_epoch_seen != old.partition_epoch:
         if change.partition_epoch_seen > old.partition_epoch:
             raise InvalidRequest(reason=f"partition epoch {change.partition_epoch_seen} is not there yet")
@@ -200,24 +205,26 @@ def _check_leader_epoch(old: PartitionImage, change: PartitionChange) -> None:
 
 
 def _check_members(image: MetadataImage, old: PartitionImage, change: PartitionChange) -> None:
-    """Who leads comes from the ISR, or without one from the ELR (rule 14); who joins it runs (rule 10)."""
+    """Whoever is in the ISR or ELR afterwards has what was acknowledged: only a leader that stays lets others
+    join its ISR (rule 10), only members of either are eligible (rule 13), or elected (rule 14).
+    """
     isr, elr = set(change.isr), set(change.elr)
     if len(isr) != len(change.isr) or len(elr) != len(change.elr) or isr & elr or not isr | elr:
         raise InvalidRequest(reason="the ISR and ELR of a partition have each member once, and at least one")
     if not isr | elr <= set(old.replicas):
         raise InvalidRequest(reason=f"ISR {change.isr} and ELR {change.elr} of replicas {old.replicas}")
-    if joining := sorted(member for member in isr - set(old.isr) if not _runs(image, member)):
-        raise InvalidRequest(reason=f"broker {joining[0]} does not run, and cannot join the ISR")
-    if change.leader is None:
-        return
-    if change.leader not in isr:
+    if not elr <= {*old.isr, *old.elr}:
+        raise InvalidRequest(reason=f"ELR {change.elr} of ISR {old.isr} and ELR {old.elr}")
+    if change.leader is not None and change.leader not in isr:
         raise InvalidRequest(reason=f"leader {change.leader} is not in the ISR {change.isr}")
-    if change.leader_epoch == old.leader_epoch:
+    if change.leader is not None and change.leader_epoch == old.leader_epoch:
+        if joining := sorted(member for member in isr - set(old.isr) if not _runs(image, member)):
+            raise InvalidRequest(reason=f"broker {joining[0]} does not run, and cannot join the ISR")
         return
-    if not _runs(image, change.leader):
+    if not isr <= set(old.isr) and not (not old.isr and isr == {change.leader} and isr <= set(old.elr)):
+        raise InvalidRequest(reason=f"ISR {change.isr} without a leader that let it in, of {old.isr}")
+    if change.leader is not None and not _runs(image, change.leader):
         raise InvalidRequest(reason=f"broker {change.leader} does not run, and cannot lead")
-    if change.leader not in (old.isr or old.elr):
-        raise InvalidRequest(reason=f"broker {change.leader} may lack what was acknowledged, and cannot lead")
 
 
 # --- helpers ---------------------------------------------------------------------------------------------
@@ -251,17 +258,14 @@ def _check_total(image: MetadataImage, added: int) -> None:
 
 def _merged(there: Pairs, put: Pairs, unset: Sequence[str]) -> Pairs:
     """Explicit settings by key. Raises InvalidConfig for a key given twice or, to unset, unknown."""
-    named = [key for key, _ in put] + list(unset)
-    for key in named:
-        if named.count(key) > 1:
+    named: set[str] = set()
+    for key in (*(key for key, _ in put), *unset):
+        if key in named:
             raise InvalidConfig(key=key, reason="is given twice")
-    values = _unset(dict(there), unset) | dict(put)
-    return tuple(sorted(values.items()))
-
-
-def _unset(values: dict[str, str], unset: Sequence[str]) -> dict[str, str]:
+        named.add(key)
     TopicConfig.parse(_examples(unset))
-    return {key: value for key, value in values.items() if key not in unset}
+    values = {key: value for key, value in there if key not in named} | dict(put)
+    return tuple(sorted(values.items()))
 
 
 def _examples(keys: Sequence[str]) -> Mapping[str, str]:

@@ -1,0 +1,181 @@
+"""The broker process: configuration in, everything wired, signals out.
+
+The only module that sees the whole configuration; each part gets the options that it declares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from millpond.wire.errors import InvalidConfig, MillpondError
+from millpond_broker.config import Config, load
+from millpond_broker.core.admission import AdmissionLimits
+from millpond_broker.observe.http import HttpServer, Routes
+from millpond_broker.observe.logs import configure, event
+from millpond_broker.observe.loop_lag import measure_loop_lag
+from millpond_broker.observe.metrics import BrokerMetrics, render
+from millpond_broker.rpc.server import RpcOptions, RpcServer
+from millpond_broker.runtime.broker import Broker, BrokerOptions, Phase
+from millpond_broker.runtime.fetch import FetchLimits
+from millpond_broker.runtime.ports import DiskThread, SystemClock
+from millpond_broker.runtime.produce import ProduceLimits
+from millpond_broker.storage.files import OsFiles
+
+_log: Final = logging.getLogger(__name__)
+
+FAILED: Final = 1
+USAGE_ERROR: Final = 2
+HTTP_STOP_SECONDS: Final = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one broker in the foreground until SIGTERM or SIGINT; the exit status.
+
+    0 after a clean stop, 1 when it cannot start or fails, 2 for a configuration that means nothing; one line
+    on stderr says why.
+    """
+    parser = argparse.ArgumentParser(prog="millpond broker", description="Run one broker in the foreground.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration, TOML")
+    parser.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="stop when standard input ends, as it does with its writer",
+    )
+    arguments = parser.parse_args(argv)
+    _raise_descriptor_limit()
+    try:
+        config = load(arguments.config, os.environ, {})
+        configure()
+        asyncio.run(serve(config, exit_with_parent=arguments.exit_with_parent))
+    except InvalidConfig as error:
+        sys.stderr.write(f"millpond broker: {error}\n")
+        return USAGE_ERROR
+    except MillpondError as error:
+        sys.stderr.write(f"millpond broker: {error}\n")
+        return FAILED
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """As many open files as this process may have: partitions and clients take some each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
+    """One broker, from its ports to its end. Raises InvalidConfig for a port that is taken, and what keeps a
+    broker from starting (`Broker.run`).
+    """
+    metrics = BrokerMetrics()
+    syncs, disk = DiskThread("syncs"), DiskThread("disk")
+    broker = Broker(
+        _broker_options(config),
+        OsFiles(),
+        syncs=syncs,
+        disk=disk,
+        clock=SystemClock(),
+        metrics=metrics,
+        new_id=lambda: uuid.uuid4().bytes,
+    )
+    metrics.gauges = broker.gauges
+    server = RpcServer(broker, RpcOptions(listen=config.broker.listen))
+    async with AsyncExitStack() as cleanup:
+        cleanup.callback(syncs.close)
+        cleanup.callback(disk.close)
+        port = await server.start()
+        cleanup.push_async_callback(server.stop, 0)
+        http = HttpServer(_routes(broker, metrics), config.http.listen)
+        http_address = await http.start()
+        cleanup.push_async_callback(http.stop)
+        stopping = _stop_on_signals(exit_with_parent=exit_with_parent)
+        address = config.broker.client_address(port)
+        serving: list[asyncio.Task[None]] = []
+        async with asyncio.TaskGroup() as tasks:
+            lag = tasks.create_task(measure_loop_lag(metrics), name="loop lag")
+
+            def ready() -> None:
+                serving.append(tasks.create_task(server.set_serving(serving=True)))
+                _announce(config.broker.id, address, config.cluster.peer_address, http_address)
+
+            await broker.run(address, ready, stopping)
+            lag.cancel()
+        event(_log, logging.INFO, "stopped", broker=config.broker.id)
+
+
+def _broker_options(config: Config) -> BrokerOptions:
+    limits = config.limits
+    return BrokerOptions(
+        broker_id=config.broker.id,
+        data_dir=config.broker.data_dir,
+        rack=config.broker.rack,
+        peer_address=config.cluster.peer_address,
+        version=version("millpond"),
+        limits=AdmissionLimits(
+            batch_bytes_max=limits.batch_bytes_max, timestamp_ahead_ms_max=limits.timestamp_ahead_ms_max
+        ),
+        produce=ProduceLimits(
+            stream_bytes_max=limits.produce_stream_bytes_max, total_bytes_max=limits.produce_bytes_max
+        ),
+        fetch=FetchLimits(
+            credit_bytes_max=limits.fetch_stream_bytes_max, chunk_bytes=limits.fetch_chunk_bytes
+        ),
+        streams_max=limits.streams_max,
+        partitions_max=limits.partitions_max,
+        upkeep_seconds=limits.upkeep_ms / 1000,
+        stop_seconds_max=limits.stop_timeout_ms / 1000,
+    )
+
+
+def _routes(broker: Broker, metrics: BrokerMetrics) -> Routes:
+    def healthz() -> tuple[int, str, bytes]:
+        return 200, "text/plain", b"alive\n"
+
+    def readyz() -> tuple[int, str, bytes]:
+        status = 200 if broker.phase is Phase.RUNNING else 503
+        return status, "text/plain", f"{broker.phase.value}\n".encode()
+
+    return {"/metrics": lambda: render(metrics), "/healthz": healthz, "/readyz": readyz}
+
+
+def _stop_on_signals(*, exit_with_parent: bool) -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; a second one ends the process as it would any other."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if exit_with_parent:
+
+        def parent_is_gone() -> None:
+            if not os.read(sys.stdin.fileno(), 4096):
+                loop.remove_reader(sys.stdin.fileno())
+                stopping.set()
+
+        loop.add_reader(sys.stdin.fileno(), parent_is_gone)
+    return stopping
+
+
+def _announce(broker_id: int, client: str, peer: str, http: str) -> None:
+    """The one line on stdout, for whoever started this process."""
+    line = {"event": "ready", "broker": broker_id, "client": client, "peer": peer, "http": http}
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+    event(_log, logging.INFO, "ready", broker=broker_id, client=client, peer=peer, http=http)

@@ -1,0 +1,1 @@
+"""gRPC: protobuf messages to core types and back, and nothing else. One servicer a service."""

@@ -1,0 +1,60 @@
+"""AdminService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from millpond.v1 import admin_pb2
+from millpond_broker.core.image import TopicImage
+from millpond_broker.rpc.calls import unary
+from millpond_broker.rpc.translate import topic_message
+from millpond_broker.runtime.broker import Broker
+
+
+class AdminService:
+    """Changing topics."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Its methods by name."""
+        return {
+            "CreateTopic": unary(admin_pb2.CreateTopicRequest, self._create),
+            "DeleteTopic": unary(admin_pb2.DeleteTopicRequest, self._delete),
+            "AlterTopic": unary(admin_pb2.AlterTopicRequest, self._alter),
+            "TrimTopic": unary(admin_pb2.TrimTopicRequest, self._trim),
+        }
+
+    async def _create(self, request: admin_pb2.CreateTopicRequest) -> admin_pb2.TopicResponse:
+        topic, version = await self._broker.topics().create(
+            request.name,
+            partitions=request.partitions,
+            replicas=request.replicas if request.HasField("replicas") else None,
+            min_insync=request.min_insync if request.HasField("min_insync") else None,
+            config=dict(request.config),
+        )
+        return _topic_response(topic, version)
+
+    async def _delete(self, request: admin_pb2.DeleteTopicRequest) -> admin_pb2.DeleteTopicResponse:
+        return admin_pb2.DeleteTopicResponse(version=await self._broker.topics().delete(request.name))
+
+    async def _alter(self, request: admin_pb2.AlterTopicRequest) -> admin_pb2.TopicResponse:
+        topic, version = await self._broker.topics().alter(
+            request.name,
+            partitions=request.partitions if request.HasField("partitions") else None,
+            set_config=dict(request.set),
+            unset=tuple(request.unset),
+        )
+        return _topic_response(topic, version)
+
+    async def _trim(self, request: admin_pb2.TrimTopicRequest) -> admin_pb2.TrimTopicResponse:
+        before = {item.partition: item.before_offset for item in request.partitions}
+        log_starts = await self._broker.topics().trim(request.topic_id, before)
+        return admin_pb2.TrimTopicResponse(log_starts=log_starts)
+
+
+def _topic_response(topic: TopicImage, version: int) -> admin_pb2.TopicResponse:
+    return admin_pb2.TopicResponse(topic=topic_message(topic), version=version)

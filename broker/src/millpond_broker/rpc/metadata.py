@@ -1,0 +1,64 @@
+"""MetadataService."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from millpond.v1 import metadata_pb2
+from millpond.wire.errors import MillpondError
+from millpond_broker.core.image import MetadataImage, TopicImage
+from millpond_broker.rpc.calls import Context, parse, refuse, unary
+from millpond_broker.rpc.translate import cluster_metadata
+from millpond_broker.runtime.broker import Broker
+
+
+class MetadataService:
+    """The cluster as this broker knows it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Its methods by name."""
+        return {
+            "Describe": unary(metadata_pb2.DescribeRequest, self._describe),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
+
+    async def _describe(self, request: metadata_pb2.DescribeRequest) -> metadata_pb2.ClusterMetadata:
+        image = self._broker.metadata()
+        return self._cluster(image, _topics(image, request.topics))
+
+    def _cluster(self, image: MetadataImage, topics: list[TopicImage]) -> metadata_pb2.ClusterMetadata:
+        return cluster_metadata(image, topics, self._broker.options.limits.batch_bytes_max)
+
+    async def _watch(self, data: bytes, context: Context) -> None:
+        try:
+            parse(metadata_pb2.WatchRequest, data)
+            async with self._broker.watch_stream() as feed:
+                known: MetadataImage | None = None
+                while True:  # until the client leaves, or the feed ends with the broker
+                    image = await feed.newer_than(known)
+                    await context.write(self._update(known, image).SerializeToString())
+                    known = image
+        except MillpondError as error:
+            await refuse(context, error)
+
+    def _update(self, known: MetadataImage | None, image: MetadataImage) -> metadata_pb2.MetadataUpdate:
+        if known is None:
+            return metadata_pb2.MetadataUpdate(changed=self._cluster(image, list(image.topics.values())))
+        # An image shares with the one before it what did not change.
+        changed = [topic for key, topic in image.topics.items() if known.topics.get(key) is not topic]
+        removed = [key for key in known.topics if key not in image.topics]
+        return metadata_pb2.MetadataUpdate(changed=self._cluster(image, changed), removed_topic_ids=removed)
+
+
+def _topics(image: MetadataImage, names: Iterable[str]) -> list[TopicImage]:
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return list(image.topics.values())
+    ids = [image.topic_ids[name] for name in wanted if name in image.topic_ids]
+    return [image.topics[topic_id] for topic_id in ids]

@@ -1,0 +1,374 @@
+"""A broker: starts, serves streams and questions while it runs, and stops without losing an answer.
+
+What `rpc` calls is here. A broker that is not running yet, or not any more, refuses everything with
+BrokerNotReady, which clients retry; it is registered in the metadata under a new broker epoch at every start
+(rule 12), and every log is closed under that epoch when it stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from millpond.wire.errors import BrokerNotReady, MillpondError
+from millpond_broker.consensus.metadata_log import MetadataLog
+from millpond_broker.consensus.solo import SoloMetadataLog
+from millpond_broker.core.admission import AdmissionLimits
+from millpond_broker.core.commands import AllocateProducerIds, ClaimController, RegisterBroker
+from millpond_broker.core.image import MetadataImage
+from millpond_broker.observe.logs import event
+from millpond_broker.observe.metrics import BrokerMetrics
+from millpond_broker.runtime.controller import Controller, propose
+from millpond_broker.runtime.feed import Feed
+from millpond_broker.runtime.fetch import FetchLimits, FetchSession
+from millpond_broker.runtime.partition import Bounds
+from millpond_broker.runtime.partitions import Partitions, PartitionsOptions
+from millpond_broker.runtime.ports import Blocking, Clock
+from millpond_broker.runtime.produce import Backlog, ProduceLimits, ProduceSession
+from millpond_broker.runtime.topics import Topics
+from millpond_broker.storage.directory import DataDirectory
+from millpond_broker.storage.files import Files
+from millpond_broker.storage.group_commit import GroupCommit
+
+_log: Final = logging.getLogger(__name__)
+
+ROLE: Final = "broker"
+PRODUCER_ID_BLOCK: Final = 1000
+"""Producer ids taken from the metadata at a time; those left over at a stop are never used."""
+JOIN_SECONDS_MAX: Final = 60.0
+"""From recovered logs to leading them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerOptions:
+    """Who this broker is, where its data are, and its bounds."""
+
+    broker_id: int
+    data_dir: Path
+    rack: str
+    peer_address: str
+    version: str
+    limits: AdmissionLimits
+    produce: ProduceLimits
+    fetch: FetchLimits
+    streams_max: int
+    """Streams of all kinds at once: each takes memory and a task or two."""
+    partitions_max: int
+    """Of all topics together: each takes open files, memory, and time at a start."""
+    upkeep_seconds: float
+    """How often retention looks, and failed logs get another chance."""
+    stop_seconds_max: float
+    """How long a stop waits for what is under way."""
+
+
+class Phase(enum.Enum):
+    """Where in its life a broker is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+class Stream(Protocol):
+    """What a stop ends."""
+
+    def fail(self, error: MillpondError) -> None:
+        """Say why, once what is under way is answered."""
+
+
+class Broker:
+    """See the module. Made on the loop that it runs on; `run` once."""
+
+    def __init__(
+        self,
+        options: BrokerOptions,
+        files: Files,
+        *,
+        syncs: Blocking,
+        disk: Blocking,
+        clock: Clock,
+        metrics: BrokerMetrics,
+        new_id: Callable[[], bytes],
+    ) -> None:
+        self.options = options
+        self.phase = Phase.STARTING
+        self.metrics = metrics
+        self._files = files
+        self._syncs = syncs
+        self._disk = disk
+        self._clock = clock
+        self._new_id = new_id
+        self._streams: set[Stream] = set()
+        self._stream_ended = asyncio.Event()
+        self._watching = 0
+        self._backlog = Backlog(options.produce)
+        # From here on None until `run` has them.
+        self._metadata: MetadataLog | None = None
+        self._partitions: Partitions | None = None
+        self._feed: Feed | None = None
+        self._topics: Topics | None = None
+        self._producer_ids: list[int] = []
+        self._taking_ids = asyncio.Lock()
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def run(self, address: str, ready: Callable[[], None], stopping: asyncio.Event) -> None:
+        """Start, call `ready`, serve clients at `address` until `stopping` is set, and stop.
+
+        Raises what keeps it from starting: DirectoryInUse, NotADataDirectory, UnsupportedFormat,
+        StorageFailed, StorageFull. Any other exception is a fault of this program: all is as after a crash.
+        """
+        options = self.options
+        directory = await self._disk.run(
+            lambda: DataDirectory.open(self._files, options.data_dir, role=ROLE, new_id=self._new_id().hex())
+        )
+        try:
+            await self._run_in(directory, address, ready, stopping)
+        finally:
+            directory.close()
+
+    async def _run_in(
+        self, directory: DataDirectory, address: str, ready: Callable[[], None], stopping: asyncio.Event
+    ) -> None:
+        incarnation = self._new_id()
+        metadata = await SoloMetadataLog.open(
+            self._files,
+            directory.path,
+            broker_id=self.options.broker_id,
+            directory_id=directory.directory_id,
+            new_id=self._new_id,
+            run_blocking=self._disk.run,
+        )
+        group_commit = GroupCommit(self._files, directory.path)
+        try:
+            controller = Controller(metadata, self.options.broker_id, self._clock)
+            partitions = self._make_partitions(directory, group_commit, controller, incarnation)
+            feed = Feed(metadata.image)
+            for follow in (feed.publish, partitions.follow, controller.follow):
+                metadata.subscribe(follow)
+            self._metadata, self._partitions, self._feed = metadata, partitions, feed
+            self._topics = Topics(
+                metadata,
+                partitions,
+                feed,
+                new_id=self._new_id,
+                record_bytes_max=self.options.limits.batch_bytes_max // 2,
+                partitions_max=self.options.partitions_max,
+            )
+            partitions.follow(metadata.image)
+            await partitions.catch_up()  # recovery, before anybody is told that this broker is there
+            await partitions.remove_orphans()
+            async with asyncio.TaskGroup() as tasks:
+                owned = [
+                    tasks.create_task(partitions.syncer.run(), name="syncs"),
+                    tasks.create_task(partitions.run(), name="partitions"),
+                    tasks.create_task(controller.run(), name="controller"),
+                    tasks.create_task(self._upkeep(partitions), name="upkeep"),
+                    tasks.create_task(metadata.failed(), name="metadata"),
+                ]
+                await self._join(
+                    RegisterBroker(
+                        broker_id=self.options.broker_id,
+                        incarnation=incarnation,
+                        directory_id=directory.directory_id,
+                        address=address,
+                        peer_address=self.options.peer_address,
+                        rack=self.options.rack,
+                        version=self.options.version,
+                    )
+                )
+                self.phase = Phase.RUNNING
+                ready()
+                await stopping.wait()
+                await self._drain()
+                for task in owned:
+                    task.cancel()
+            await partitions.close(metadata.image.brokers[self.options.broker_id].epoch)
+        finally:
+            self.phase = Phase.STOPPING
+            group_commit.close()
+            await metadata.close()
+
+    def _make_partitions(
+        self, directory: DataDirectory, group_commit: GroupCommit, controller: Controller, incarnation: bytes
+    ) -> Partitions:
+        options = PartitionsOptions(
+            broker_id=self.options.broker_id, incarnation=incarnation, limits=self.options.limits
+        )
+        return Partitions(
+            options,
+            self._files,
+            directory,
+            group_commit,
+            syncs=self._syncs,
+            disk=self._disk,
+            clock=self._clock,
+            metrics=self.metrics,
+            resign=controller.resign,
+        )
+
+    async def _join(self, registration: RegisterBroker) -> None:
+        """Register this incarnation, become controller, and wait until every partition is led."""
+        metadata, partitions, feed = self._metadata, self._partitions, self._feed
+        assert metadata is not None, "it has started"
+        assert partitions is not None, "likewise"
+        assert feed is not None, "likewise"
+        async with asyncio.timeout(JOIN_SECONDS_MAX):
+            await propose(metadata, registration)
+            term = metadata.image.controller_epoch + 1
+            await propose(metadata, ClaimController(broker_id=registration.broker_id, term=term))
+            image = metadata.image
+            while any(state.leader is None for topic in image.topics.values() for state in topic.partitions):
+                image = await feed.newer_than(image)
+            await partitions.reached(image.version)
+
+    async def _upkeep(self, partitions: Partitions) -> None:
+        while True:
+            await asyncio.sleep(self.options.upkeep_seconds)
+            await partitions.upkeep()
+
+    async def _drain(self) -> None:
+        """Take nothing new, answer what is under way, end the streams."""
+        self.phase = Phase.STOPPING
+        error = self._why_not()
+        assert self._feed is not None, "it runs"
+        self._feed.fail(error)
+        for stream in list(self._streams):
+            stream.fail(error)
+        try:
+            async with asyncio.timeout(self.options.stop_seconds_max):
+                while self._streams:
+                    self._stream_ended.clear()
+                    await self._stream_ended.wait()
+        except TimeoutError:
+            event(_log, logging.WARNING, "streams_left", streams=len(self._streams))
+
+    def _why_not(self) -> BrokerNotReady:
+        return BrokerNotReady(reason=f"broker {self.options.broker_id} is {self.phase.value}")
+
+    def check_running(self) -> None:
+        """Raise BrokerNotReady unless it runs."""
+        if self.phase is not Phase.RUNNING:
+            raise self._why_not()
+
+    # --- streams --------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def produce_stream(self) -> AsyncIterator[ProduceSession]:
+        """A new produce stream's session. Raises BrokerNotReady."""
+        self._check_streams()
+        partitions = self._serving()
+        session = ProduceSession(partitions, self._backlog, self._clock, self.metrics)
+        self.metrics.produce_streams += 1
+        self._streams.add(session)
+        try:
+            yield session
+        finally:
+            self.metrics.produce_streams -= 1
+            self._end(session)
+
+    @asynccontextmanager
+    async def fetch_stream(self) -> AsyncIterator[FetchSession]:
+        """A new fetch stream's session. Raises BrokerNotReady."""
+        self._check_streams()
+        partitions = self._serving()
+        session = FetchSession(partitions, self.options.fetch, self.metrics)
+        self.metrics.fetch_streams += 1
+        self._streams.add(session)
+        try:
+            yield session
+        finally:
+            self.metrics.fetch_streams -= 1
+            self._end(session)
+
+    def _check_streams(self) -> None:
+        self.check_running()
+        if len(self._streams) + self._watching >= self.options.streams_max:
+            raise BrokerNotReady(reason=f"all {self.options.streams_max} streams are taken")
+
+    def _serving(self) -> Partitions:
+        self.check_running()
+        assert self._partitions is not None, "it runs"
+        return self._partitions
+
+    def _end(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        self._stream_ended.set()
+
+    # --- questions ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def watch_stream(self) -> AsyncIterator[Feed]:
+        """The metadata, to follow. Raises BrokerNotReady."""
+        self._check_streams()
+        assert self._feed is not None, "it runs"
+        self._watching += 1
+        try:
+            yield self._feed
+        finally:
+            self._watching -= 1
+
+    def metadata(self) -> MetadataImage:
+        """The metadata now. Raises BrokerNotReady."""
+        self.check_running()
+        assert self._feed is not None, "it runs"
+        return self._feed.image
+
+    def topics(self) -> Topics:
+        """Topic administration. Raises BrokerNotReady."""
+        self.check_running()
+        assert self._topics is not None, "it runs"
+        return self._topics
+
+    def offsets(self, topic_id: bytes, number: int, timestamp: int | None) -> tuple[Bounds, int | None]:
+        """Where a partition begins and ends, and the first offset at or after a time (ms UTC) below the high
+        watermark, if one is asked for and there is one. Raises as `Partitions.find` and `Log.find_time`.
+        """
+        partition = self._serving().find(topic_id, number)
+        return partition.offsets(timestamp)
+
+    async def new_producer_id(self) -> int:
+        """An id that no other producer of this cluster has had."""
+        self.check_running()
+        assert self._metadata is not None, "it runs"
+        async with self._taking_ids:
+            if not self._producer_ids:
+                epoch = self._metadata.image.brokers[self.options.broker_id].epoch
+                first = await propose(
+                    self._metadata,
+                    AllocateProducerIds(
+                        broker_id=self.options.broker_id, broker_epoch=epoch, count=PRODUCER_ID_BLOCK
+                    ),
+                )
+                assert isinstance(first, int), "the first of the block"
+                self._producer_ids = list(range(first + PRODUCER_ID_BLOCK - 1, first - 1, -1))
+            return self._producer_ids.pop()
+
+    @property
+    def unanswered_bytes(self) -> int:
+        """Batches that were appended and wait for their acknowledgement."""
+        return self._backlog.unanswered_bytes
+
+    # --- what is measured at a scrape -----------------------------------------------------------------
+
+    def gauges(self) -> Iterable[tuple[str, dict[str, str], float]]:
+        """(name, labels, value) of what is looked up rather than counted."""
+        yield "unanswered_bytes", {}, self.unanswered_bytes
+        yield "metadata_version", {}, 0 if self._feed is None else self._feed.image.version
+        for partition in self._partitions or ():
+            log, leader = partition.log, partition.leader
+            if log is None:
+                continue
+            labels = {"topic": partition.name.topic, "partition": str(partition.name.partition)}
+            yield "log_start_offset", labels, log.log_start
+            yield "log_end_offset", labels, log.log_end
+            yield "high_watermark_offset", labels, 0 if leader is None else leader.high_watermark
+            yield "log_bytes", labels, log.size_bytes
+            yield "log_segments", labels, len(log.segments())
+            yield "is_leader", labels, int(leader is not None)

@@ -1,0 +1,102 @@
+"""This broker's turn as the controller: what the planner says is proposed, and who resigns is replaced.
+
+The controller's epoch is the term that it claimed by a replicated command, and every command carries it, so
+that one who has been deposed changes nothing (DESIGN §7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from millpond.wire.errors import InternalError, MillpondError, OperationTimeout
+from millpond_broker.consensus.metadata_log import MetadataLog, NotApplied, Unknown
+from millpond_broker.core.commands import ChangePartitions, Command, PartitionChange
+from millpond_broker.core.controller import plan
+from millpond_broker.core.image import MetadataImage
+from millpond_broker.core.results import Refused
+from millpond_broker.observe.logs import event
+from millpond_broker.runtime.partition import Partition
+from millpond_broker.runtime.ports import Clock
+
+_log: Final = logging.getLogger(__name__)
+
+PROPOSE_SECONDS_MAX: Final = 10.0
+"""How long a change of metadata may take before its outcome is unknown."""
+
+
+async def propose(log: MetadataLog, command: Command) -> object:
+    """The value that applying the command gave. Raises what it was refused with, OperationTimeout when it may
+    or may not have been applied.
+    """
+    outcome = await log.propose(command, PROPOSE_SECONDS_MAX)
+    match outcome:
+        case NotApplied(reason):
+            raise InternalError(reason=f"metadata cannot change: {reason}")
+        case Unknown(_):
+            raise OperationTimeout(what=type(command).__name__, timeout=PROPOSE_SECONDS_MAX)
+    if isinstance(outcome.result, Refused):
+        raise outcome.result.error
+    return outcome.result.value
+
+
+class Controller:
+    """Plans and proposes. `run` is its task."""
+
+    def __init__(self, log: MetadataLog, broker_id: int, clock: Clock) -> None:
+        self._metadata = log
+        self._broker_id = broker_id
+        self._clock = clock
+        self._wake = asyncio.Event()
+        # Partitions whose leadership must end before it goes on: at most those of this broker.
+        self._resigning: dict[Partition, None] = {}
+
+    def follow(self, _image: MetadataImage) -> None:
+        """There is a newer image, and perhaps something to do."""
+        self._wake.set()
+
+    def resign(self, partition: Partition) -> None:
+        """This broker's own leadership of the partition is over: another epoch has to begin."""
+        self._resigning[partition] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Control until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            resigning, self._resigning = self._resigning, {}
+            commands: list[Command] = list(self._resignations(resigning))
+            commands += plan(self._metadata.image, frozenset({self._broker_id}), self._clock.now_ms())
+            for command in commands:
+                await self._try(command)
+
+    def _resignations(self, resigning: dict[Partition, None]) -> list[Command]:
+        changes = []
+        for partition in resigning:
+            topic = self._metadata.image.topics.get(partition.topic_id)
+            if topic is None:
+                continue
+            state = topic.partitions[partition.name.partition]
+            if state.leader != self._broker_id:
+                continue
+            changes.append(
+                PartitionChange(
+                    topic_id=partition.topic_id,
+                    partition=partition.name.partition,
+                    leader=None,
+                    leader_epoch=state.leader_epoch,
+                    isr=state.isr,
+                    elr=state.elr,
+                    partition_epoch_seen=state.partition_epoch,
+                )
+            )
+        return [ChangePartitions(changes=tuple(changes))] if changes else []
+
+    async def _try(self, command: Command) -> None:
+        """A command that fails is planned anew from the image that there is then."""
+        try:
+            await propose(self._metadata, command)
+        except MillpondError as error:
+            event(_log, logging.WARNING, "not_controlled", command=type(command).__name__, error=str(error))

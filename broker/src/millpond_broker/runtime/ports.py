@@ -1,0 +1,61 @@
+"""What the runtime needs of the outside world, so that a simulator can stand in for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Two clocks: one that people read, one that only goes forward."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds from anywhere."""
+
+
+class SystemClock:
+    """The machine's own."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.perf_counter()
+
+
+class Blocking(Protocol):
+    """Runs what blocks, off the loop, one call after another."""
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """What `call()` returns or raises. A caller that is cancelled leaves after the call ended: whoever
+        owns what the call works on may then touch it again.
+        """
+
+
+class DiskThread:
+    """`Blocking` by a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._executor: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # looked at, so that nobody calls it forgotten
+            raise
+
+    def close(self) -> None:
+        """Wait for the call under way, and end the thread."""
+        self._executor.shutdown()

@@ -1,0 +1,141 @@
+"""What administrators ask for: validated, proposed, and answered once this broker follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from millpond.wire.errors import InternalError, InvalidConfig, InvalidRequest, UnknownTopic
+from millpond_broker.consensus.metadata_log import MetadataLog
+from millpond_broker.core.commands import DeleteTopic, SetTopicConfig
+from millpond_broker.core.controller import new_partitions, new_topic
+from millpond_broker.core.image import TopicImage
+from millpond_broker.core.topic_config import TopicConfig
+from millpond_broker.runtime.controller import propose
+from millpond_broker.runtime.feed import Feed
+from millpond_broker.runtime.partitions import Partitions
+
+
+class Topics:
+    """Topic administration of a broker that runs."""
+
+    def __init__(
+        self,
+        metadata: MetadataLog,
+        local: Partitions,
+        feed: Feed,
+        *,
+        new_id: Callable[[], bytes],
+        record_bytes_max: int,
+        partitions_max: int,
+    ) -> None:
+        self._metadata = metadata
+        self._local = local
+        self._feed = feed
+        self._new_id = new_id
+        # A record above it would never fit the largest batch.
+        self._record_bytes_max = record_bytes_max
+        # Of all topics: each costs this broker files, memory and time at a start.
+        self._partitions_max = partitions_max
+
+    async def create(
+        self,
+        name: str,
+        *,
+        partitions: int,
+        replicas: int | None,
+        min_insync: int | None,
+        config: Mapping[str, str],
+    ) -> tuple[TopicImage, int]:
+        """The topic, which takes records now, and the version of the metadata that has it.
+
+        Raises InvalidTopicName, TopicExists, NotEnoughBrokers, InvalidConfig, InvalidRequest.
+        """
+        self._check(TopicConfig.parse(config))
+        self._check_room(partitions)
+        command = new_topic(
+            self._metadata.image,
+            topic_id=self._new_id(),
+            name=name,
+            partitions=partitions,
+            replicas=replicas,
+            min_insync=min_insync,
+            config=config,
+        )
+        await propose(self._metadata, command)
+        return await self._led(command.topic_id)
+
+    async def delete(self, name: str) -> int:
+        """The version of the metadata in which the topic is gone; its files are, too. Raises UnknownTopic."""
+        await propose(self._metadata, DeleteTopic(topic_id=self._find(name).topic_id))
+        version = self._metadata.image.version
+        await self._local.reached(version)
+        return version
+
+    async def alter(
+        self, name: str, *, partitions: int | None, set_config: Mapping[str, str], unset: tuple[str, ...]
+    ) -> tuple[TopicImage, int]:
+        """The topic as it is now. Settings change before partitions are added; each is all or nothing.
+
+        Raises UnknownTopic, InvalidConfig (also for `flush`, which is fixed), InvalidRequest.
+        """
+        topic = self._find(name)
+        if partitions is not None and partitions < len(topic.partitions):
+            raise InvalidRequest(
+                reason=f"{name!r} has {len(topic.partitions)} partitions, which stay; not {partitions}"
+            )
+        if set_config or unset:
+            self._check(TopicConfig.parse(set_config, topic.config))
+            await propose(
+                self._metadata,
+                SetTopicConfig(
+                    topic_id=topic.topic_id, set=tuple(sorted(set_config.items())), unset=tuple(sorted(unset))
+                ),
+            )
+        if partitions is not None and partitions > len(topic.partitions):
+            self._check_room(partitions - len(topic.partitions))
+            await propose(self._metadata, new_partitions(self._metadata.image, topic.topic_id, partitions))
+        return await self._led(topic.topic_id)
+
+    async def trim(self, topic_id: bytes, before: Mapping[int, int]) -> dict[int, int]:
+        """Log starts by partition, after forgetting what lies before the given offsets. Partitions are done
+        one after another; an error leaves those before it trimmed.
+
+        Raises UnknownTopic, UnknownPartition, OffsetOutOfRange, NotLeader, StorageFailed, StorageFull.
+        """
+        if any(offset < 0 for offset in before.values()):
+            raise InvalidRequest(reason="offsets begin at 0")
+        found = {number: self._local.find(topic_id, number) for number in before}
+        return {number: partition.trim(before[number]) for number, partition in found.items()}
+
+    def _check(self, config: TopicConfig) -> None:
+        if config.record_bytes_max > self._record_bytes_max:
+            raise InvalidConfig(
+                key="record_bytes_max",
+                reason=f"{config.record_bytes_max} is more than this cluster's batches have room for:"
+                f" {self._record_bytes_max}",
+            )
+
+    def _check_room(self, added: int) -> None:
+        held = sum(len(topic.partitions) for topic in self._metadata.image.topics.values())
+        if held + added > self._partitions_max:
+            raise InvalidConfig(
+                key="partitions", reason=f"there are {held}; {added} more would exceed {self._partitions_max}"
+            )
+
+    async def _led(self, topic_id: bytes) -> tuple[TopicImage, int]:
+        """Wait until every partition of the topic has a leader, and what is this broker's takes records."""
+        image = self._metadata.image
+        while True:
+            topic = image.topics.get(topic_id)
+            if topic is None:
+                raise InternalError(reason="the topic was deleted meanwhile")
+            if all(partition.leader is not None for partition in topic.partitions):
+                await self._local.reached(image.version)
+                return topic, image.version
+            image = await self._feed.newer_than(image)
+
+    def _find(self, name: str) -> TopicImage:
+        image = self._metadata.image
+        if name not in image.topic_ids:
+            raise UnknownTopic(topic=name)
+        return image.topics[image.topic_ids[name]]
