@@ -5,6 +5,7 @@ Descriptions are frozen; `as_dict()` gives the object that the command line prin
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,18 +239,27 @@ class Admin:
     async def _ends(self, topic: TopicView, deadline: Deadline) -> dict[int, OffsetAnswer]:
         """The ends of its logs, where a leader tells them in time."""
         await self._connection.topic(topic.name, deadline)  # leaders are looked up in the view
-        led = [
-            number for number in range(len(topic.partitions)) if topic.partitions[number].leader is not None
-        ]
+        by_leader: dict[int, list[OffsetQuestion]] = {}
+        for partition in topic.partitions:
+            if partition.leader is not None:
+                question = OffsetQuestion(topic, partition.partition)
+                by_leader.setdefault(partition.leader, []).append(question)
         wait = self._connection.deadline(min(OFFSETS_WAIT_S, self._connection.left_s(deadline)))
-        questions = [OffsetQuestion(topic, number) for number in led]
+        # Leader by leader, so that one that is away keeps nothing of the others'.
+        answered = await asyncio.gather(
+            *(self._ends_at_leader(questions, wait) for questions in by_leader.values())
+        )
+        return {key.partition: answer for answers in answered for key, answer in answers.items()}
+
+    async def _ends_at_leader(
+        self, questions: Sequence[OffsetQuestion], deadline: Deadline
+    ) -> dict[TopicPartition, OffsetAnswer]:
         try:
-            answers = await list_offsets(self._connection, questions, wait)
+            return await list_offsets(self._connection, questions, deadline)
         except MillpondError as error:
             if not error.retriable:
                 raise
             return {}
-        return {key.partition: answer for key, answer in answers.items()}
 
     async def _offsets(
         self, topic: TopicView, partitions: Iterable[int], at: int | datetime | str, deadline: Deadline
