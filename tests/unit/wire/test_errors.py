@@ -164,6 +164,7 @@ def test_an_error_of_a_send_says_whether_the_record_may_be_in_the_log() -> None:
     assert not_written == {
         "BrokerNotReady",
         "BufferFull",
+        "ClientClosed",
         "CorruptBatch",
         "FencedEpoch",
         "InvalidRecord",
@@ -173,6 +174,9 @@ def test_an_error_of_a_send_says_whether_the_record_may_be_in_the_log() -> None:
         "ProducerFenced",
         "RecordTooLarge",
         "StorageFull",
+        "UnknownPartition",
+        "UnknownTopic",
+        "UnsupportedFormat",
     }
     assert set(defaults) == unknown | not_written, "no send leaves it open"
 

@@ -127,6 +127,7 @@ class UnknownTopic(MillpondError, code=ErrorCode.UNKNOWN_TOPIC, status="NOT_FOUN
     """No topic of that name exists; producing and consuming never create one."""
 
     topic: str
+    outcome: Outcome = Outcome.NOT_WRITTEN
     message = "topic {topic!r} does not exist; create it with: millpond topic create {topic}"
 
 
@@ -153,6 +154,7 @@ class UnknownPartition(
     topic: str
     partition: int
     partitions: int
+    outcome: Outcome = Outcome.NOT_WRITTEN
     message = "topic {topic!r} has partitions 0 to {partitions} (exclusive), not {partition}"
 
 
@@ -211,6 +213,7 @@ class UnsupportedFormat(MillpondError, code=ErrorCode.UNSUPPORTED_FORMAT, status
     """Sound, but of a kind this version does not know or this installation cannot read."""
 
     what: str
+    outcome: Outcome = Outcome.NOT_WRITTEN
     message = "{what}"
 
 
@@ -375,6 +378,7 @@ class ClientClosed(MillpondError, code=ErrorCode.CLIENT_CLOSED, status="CANCELLE
     """The object was closed; make a new one."""
 
     what: str
+    outcome: Outcome = Outcome.NOT_WRITTEN
     message = "this {what} is closed"
 
 
