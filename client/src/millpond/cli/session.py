@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from millpond.wire.errors import MillpondError
+from millpond.wire.errors import InvalidConfig, MillpondError
 
 if TYPE_CHECKING:
     from millpond.client import Client
@@ -55,8 +55,10 @@ def _checked_bootstrap(_context: click.Context, _parameter: click.Parameter, val
 
     try:
         addresses_of(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    except InvalidConfig as error:
+        raise click.BadParameter(error.reason) from None
+    except ValueError:  # a port of thousands of digits
+        raise click.BadParameter("that is no address; write host:port") from None
     return value
 
 
