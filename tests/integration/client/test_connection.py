@@ -83,6 +83,24 @@ async def test_children_are_closed_newest_first_and_their_errors_are_raised_last
         connection.adopt(forgotten)
 
 
+async def test_a_close_that_is_cancelled_closes_the_other_children_all_the_same(
+    connection: Connection,
+) -> None:
+    class Slow(Child):
+        async def close(self) -> None:
+            await super().close()
+            await asyncio.sleep(3600)
+
+    closed: list[str] = []
+    connection.adopt(Child(closed, "a"))
+    connection.adopt(Slow(closed, "slow"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await connection.close()
+    assert closed == ["slow", "a"]
+    assert connection.closed
+
+
 async def test_closing_wakes_whoever_waits(connection: Connection) -> None:
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(_fails_closed(connection))

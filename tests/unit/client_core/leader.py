@@ -42,8 +42,10 @@ class Log:
 class Leader:
     """One fetch stream's far end. `respond` sends as much as credit allows."""
 
-    def __init__(self, logs: dict[int, Log]) -> None:
+    def __init__(self, logs: dict[int, Log], credit_max: int = 1 << 60) -> None:
         self.logs = logs
+        self.credit_max = credit_max
+        """What is granted beyond it is forgotten."""
         self.credit = 0
         self.fresh = False
         """Nothing was sent against the last grant yet: one batch of any size may be."""
@@ -54,7 +56,7 @@ class Leader:
 
     def take(self, ask: FetchAsk) -> None:
         if ask.credit_bytes:
-            self.credit += ask.credit_bytes
+            self.credit = min(self.credit + ask.credit_bytes, self.credit_max)
             self.fresh = True
         for handle in ask.stop:
             self.places.pop(handle, None)

@@ -269,6 +269,21 @@ def test_credit_never_exceeds_the_buffer_and_comes_in_large_steps() -> None:
     assert grants < 25
 
 
+@pytest.mark.parametrize("credit_max", [1, 150, 1000, 9000])
+def test_a_leader_that_forgets_credit_beyond_its_limit_is_read_to_the_end(credit_max: int) -> None:
+    made, log = fetcher(buffer_bytes=10_000), Log()
+    for _ in range(300):
+        log.append(b"x" * 100)
+    session, leader = opened(made), Leader({0: log}, credit_max)
+    taken = 0
+    for _ in range(2000):
+        if (ask := made.take_request(session, 0.0)) is not None:
+            leader.take(ask)
+        made.received(session, leader.respond(), 0.0)
+        taken += made.pop(0.0) is not None
+    assert taken == 300
+
+
 def test_a_batch_larger_than_the_whole_buffer_comes_through_and_the_next_too() -> None:
     made, log = fetcher(buffer_bytes=50), Log()
     for name in (b"a", b"b", b"c"):

@@ -36,6 +36,8 @@ from millpond.wire.record import TopicPartition
 RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
 CORRUPT_ATTEMPTS: Final = 3
 """A batch with a wrong checksum is fetched so often before its reader hears of it: it may be the way here."""
+STREAM_CREDIT_BYTES_MAX: Final = 16 << 20
+"""Most that is granted ahead on one stream: what a broker honours by default, and forgets beyond."""
 SETTLED_S: Final = 1.0
 """A subscription that was not refused for so long, on a stream that answers, is sound."""
 
@@ -154,6 +156,8 @@ class Fetcher:
         Told once; then its patience begins anew.
         """
         for cursor in self.cursors.values():
+            if cursor.halted or cursor.fetched_all:
+                continue
             if cursor.trouble is not None and now - cursor.troubled_at >= patience_s:
                 cursor.troubled_at = now
                 return cursor.trouble
@@ -218,7 +222,7 @@ class Fetcher:
         """Credit to give now, counted as given."""
         if session.closing:
             return 0
-        share = max(1, self._buffer_bytes // self._brokers)
+        share = max(1, min(self._buffer_bytes // self._brokers, STREAM_CREDIT_BYTES_MAX))
         outstanding = session.outstanding_bytes
         promised = sum(max(0, each.outstanding_bytes) for each in self.sessions.values())
         room = self._buffer_bytes - self.buffer.bytes - promised

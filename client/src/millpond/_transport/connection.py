@@ -146,16 +146,13 @@ class Connection:
             return
         errors: list[Exception] = []
         try:
-            while self._children:
-                _, child = self._children.popitem()
-                try:
-                    await child.close()
-                except Exception as error:  # the others are to be closed too; raised below
-                    errors.append(error)
+            await self._close_children(errors)
         finally:
             self._closed = True
             self._tell()
             try:
+                # Those that are left where this was cancelled: with the client closed, none waits for long.
+                await self._close_children(errors)
                 await self._tasks.stop()
             finally:
                 links = list(self._links.values())
@@ -163,6 +160,14 @@ class Connection:
                 await asyncio.gather(*(link.close() for link in links))
         if errors:
             raise errors[0]
+
+    async def _close_children(self, errors: list[Exception]) -> None:
+        while self._children:
+            _, child = self._children.popitem()
+            try:
+                await child.close()
+            except Exception as error:  # the others are to be closed too; its error is raised in the end
+                errors.append(error)
 
     # --- time ------------------------------------------------------------------------------------------
 
