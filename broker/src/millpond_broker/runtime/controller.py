@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Final
 
-from millpond.wire.errors import InternalError, MillpondError, OperationTimeout
+from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
 from millpond_broker.consensus.metadata_log import MetadataLog, NotApplied, Unknown
 from millpond_broker.core.commands import ChangePartitions, Command, PartitionChange
 from millpond_broker.core.controller import plan
@@ -27,13 +27,13 @@ PROPOSE_SECONDS_MAX: Final = 10.0
 
 
 async def propose(log: MetadataLog, command: Command) -> object:
-    """The value that applying the command gave. Raises what it was refused with, OperationTimeout when it may
-    or may not have been applied.
+    """The value that applying the command gave. Raises what it was refused with, BrokerNotReady when nothing
+    can be applied now, OperationTimeout when it may or may not have been applied.
     """
     outcome = await log.propose(command, PROPOSE_SECONDS_MAX)
     match outcome:
         case NotApplied(reason):
-            raise InternalError(reason=f"metadata cannot change: {reason}")
+            raise BrokerNotReady(reason=f"metadata cannot change: {reason}")
         case Unknown(_):
             raise OperationTimeout(what=type(command).__name__, timeout=PROPOSE_SECONDS_MAX)
     if isinstance(outcome.result, Refused):
