@@ -45,7 +45,7 @@ storage-fuzz: $(VENV)/.installed-dev ## EXAMPLES=n runs of the log on the simula
 		| tee -a docs/proofs.txt; [ $$result = clean ]
 
 bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
-	$(BIN)/python tests/bench --json bench.json
+	$(BIN)/python -m tests.bench --json bench.json
 
 docs: $(VENV)/.installed ## regenerate docs/configuration.md from the code
 	$(BIN)/python docs/configuration.py
@@ -58,9 +58,12 @@ proto-check: proto $(VENV)/.installed-dev ## the committed stubs are the generat
 	git diff --exit-code -- $(STUBS)
 	@for wanted in '$(PROTOBUF_OLDEST)' '$(PROTOBUF_NEWEST)'; do \
 		where=$$(mktemp -d) && $(BIN)/python $(PIP_INSTALL) --no-deps --target "$$where" "$$wanted" && \
-		PYTHONPATH="$$where" $(BIN)/python -W error -c 'import google.protobuf as p, millpond.v1.errors_pb2 as e; \
+		PYTHONPATH="$$where" $(BIN)/python -W error -c 'import importlib, pkgutil, google.protobuf as p, millpond.v1 as v; \
+			names = [m.name for m in pkgutil.walk_packages(v.__path__, "millpond.v1.")]; \
+			modules = [importlib.import_module(name) for name in names if name.endswith("_pb2")]; \
+			e = importlib.import_module("millpond.v1.errors_pb2"); \
 			e.ErrorDetail.FromString(e.ErrorDetail(facts={"a": "b"}).SerializeToString()); \
-			print("stubs load on protobuf", p.__version__)'; \
+			print(len(modules), "stubs load on protobuf", p.__version__)'; \
 		status=$$?; rm -rf "$$where"; [ $$status -eq 0 ] || exit $$status; \
 	done
 
