@@ -39,7 +39,7 @@ def _text(cell: object) -> str:
         return "yes" if cell else "no"
     if isinstance(cell, list | tuple):
         return ",".join(map(str, cell)) or "-"
-    return str(cell)
+    return str(cell) or "-"
 
 
 def say(message: str) -> None:

@@ -74,11 +74,17 @@ def create(
 
     topic = with_client(common, work)
     if common.json:
-        print_json({**topic.as_dict(), "replicas": topic.replicas, "min_insync": topic.min_insync})
+        print_json({**_as_json(topic), "replicas": topic.replicas, "min_insync": topic.min_insync})
         return
     print(f"created topic {_resolved(topic)}")
     for key in settings:
         print(f"  {key} = {topic.config.get(key)}")
+
+
+def _as_json(topic: TopicDescription) -> dict[str, Any]:
+    """Its description, the settings in an order that stays."""
+    described = topic.as_dict()
+    return {**described, "config": dict(sorted(described["config"].items()))}
 
 
 def _resolved(topic: TopicDescription) -> str:
@@ -105,7 +111,7 @@ def list_topics(common: Common, internal: bool) -> None:
     topics = with_client(common, work)
     if common.json:
         for topic in topics:
-            print_json(topic.as_dict())
+            print_json(_as_json(topic))
         return
     rows = [(topic.name, len(topic.partitions), topic.replicas, topic.min_insync) for topic in topics]
     print_table(("NAME", "PARTITIONS", "REPLICAS", "MIN-INSYNC"), rows)
@@ -132,7 +138,7 @@ def describe(common: Common, name: str) -> None:
 
 def _print_topic(common: Common, topic: TopicDescription) -> None:
     if common.json:
-        print_json(topic.as_dict())
+        print_json(_as_json(topic))
         return
     print(_resolved(topic))
     print(f"id: {topic.id}")
@@ -189,7 +195,7 @@ def alter(
 
     topic = with_client(common, work)
     if common.json:
-        print_json(topic.as_dict())
+        print_json(_as_json(topic))
         return
     print(f"altered topic {_resolved(topic)}")
     for key in (*settings, *unset):
