@@ -46,9 +46,13 @@ def code_of(detail: errors_pb2.ErrorDetail) -> str:
     return errors_pb2.ErrorCode.Name(detail.code).removeprefix("ERROR_CODE_")
 
 
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def batch(values: Sequence[bytes], producer: Producer = ANONYMOUS, timestamp: int | None = None) -> bytes:
     """An encoded batch, of now unless a time (ms) is given."""
-    at = time.time_ns() // 1_000_000 if timestamp is None else timestamp
+    at = now_ms() if timestamp is None else timestamp
     return bytes(encode_batch(values, at, producer=producer).data)
 
 
