@@ -170,8 +170,8 @@ class ScriptedBroker:
             changed = self._changed
             if not self.stalled and version != self.version:
                 removed = [] if self.topics else [TOPIC_ID]
+                version = self.version  # before it is sent: it may change meanwhile
                 yield metadata_pb2.MetadataUpdate(changed=self._metadata(), removed_topic_ids=removed)
-                version = self.version
             await changed.wait()
 
     async def _list_offsets(
