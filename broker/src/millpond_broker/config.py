@@ -27,6 +27,7 @@ PATH_CHARACTERS_MAX: Final = 4096
 HOST_CHARACTERS_MAX: Final = 253  # of a domain name
 LABEL_CHARACTERS_MAX: Final = 63  # of a part of it, between dots
 RACK_CHARACTERS_MAX: Final = 255
+SHOWN_CHARACTERS_MAX: Final = 100  # of a value in a message
 VOTERS_MAX: Final = 7
 """More voters make each decision slower and the cluster no safer."""
 
@@ -249,7 +250,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
         # MILLPOND_BOOTSTRAP and the like, without the two underscores, are the client's.
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in (rest := name[len(ENVIRONMENT_PREFIX) :]):
             section, _, key = rest.lower().partition("__")
-            values[f"{section}.{key}"] = _parse_text(f"{section}.{key}", text, f" (in {name})")
+            values[f"{section}.{key}"] = _parse_text(f"{section}.{key}", text, f" (in {_on_one_line(name)})")
     for key, text in overrides.items():
         values[key] = _parse_text(key, text, "")
     return _build(values)
@@ -302,7 +303,8 @@ def _from_file(path: Path | None) -> dict[str, object]:
 
 def _check_section(section: str, key: str, where: str) -> None:
     if section not in SECTIONS:
-        raise InvalidConfig(key=key, reason=f"unknown section{_did_you_mean(section, SECTIONS)}{where}")
+        reason = f"unknown section{_did_you_mean(section, SECTIONS)}{where}"
+        raise InvalidConfig(key=_on_one_line(key), reason=reason)
 
 
 def _did_you_mean(word: str, known: Mapping[str, Any]) -> str:
@@ -318,7 +320,8 @@ def _kind(key: str, where: str) -> Kind:
         feature = NOT_YET[key]
         raise InvalidConfig(key=key, reason=f"belongs to {feature}, which this version does not have{where}")
     if key not in _FIELDS:
-        raise InvalidConfig(key=key, reason=f"unknown setting{_did_you_mean(key, _FIELDS)}{where}")
+        reason = f"unknown setting{_did_you_mean(key, _FIELDS)}{where}"
+        raise InvalidConfig(key=_on_one_line(key), reason=reason)
     kind: Kind = _FIELDS[key].metadata["kind"]
     return kind
 
@@ -408,13 +411,18 @@ def _parse_voter(value: object) -> Voter:
     return Voter(id=int(number), address=str(parsed))
 
 
+def _on_one_line(key: str) -> str:
+    """A key as it was given, unless that would make the message more than a line."""
+    return key if key.isprintable() and len(key) <= SHOWN_CHARACTERS_MAX else _shown(key)
+
+
 def _shown(value: object) -> str:
     """A value as a message quotes it: one short line, whatever it is."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, nesting without end
         return "this value"
-    return text if len(text) <= 100 else f"{text[:100]}…"
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…"
 
 
 # --- what must hold between settings -----------------------------------------------------------------
