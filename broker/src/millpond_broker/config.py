@@ -333,10 +333,11 @@ def _parse_text(key: str, text: str, where: str) -> object:
     if kind is VOTERS:
         value = [part.strip() for part in text.split(",")] if text.strip() else []
     elif kind.maximum:
-        digits = text.strip().removeprefix("-")
+        number = text.strip()  # int() strips too, but fewer characters
+        digits = number.removeprefix("-")
         if not (digits.isascii() and digits.isdecimal() and len(digits) <= 20):
             raise InvalidConfig(key=key, reason=f"{_shown(text)} is not a whole number{where}")
-        value = int(text)
+        value = int(number)
     return _parse(key, value, where)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from millpond.wire.errors import InvalidConfig
@@ -38,6 +38,7 @@ def try_to_load(path: Path | None, environ: dict[str, str], overrides: dict[str,
 
 @settings(max_examples=500, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS) | words, texts, max_size=5))
+@example({"broker.id": "0\x1f"})  # white space to str.strip, and none to int
 def test_junk_in_flags(overrides: dict[str, str]) -> None:
     try_to_load(None, {}, {"broker.id": "1", "broker.data_dir": "d"} | overrides)
 
