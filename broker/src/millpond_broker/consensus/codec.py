@@ -238,5 +238,5 @@ def decode_snapshot(data: bytes) -> MetadataImage:
     """
     try:
         return from_snapshot(json.loads(data))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a metadata snapshot: {error!r}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"not a metadata snapshot that this version can read: {error!r}") from None
