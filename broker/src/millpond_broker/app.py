@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Final
 
 from millpond.wire.errors import InvalidConfig, MillpondError
 from millpond_broker.config import Config, load
+from millpond_broker.consensus.metadata_log import MetadataLogFailed
 from millpond_broker.core.admission import AdmissionLimits
 from millpond_broker.observe.http import HttpServer, Routes
 from millpond_broker.observe.logs import configure, event
@@ -60,13 +61,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(arguments.config, os.environ, {})
         configure()
         asyncio.run(serve(config, exit_with_parent=arguments.exit_with_parent))
-    except InvalidConfig as error:
-        sys.stderr.write(f"millpond broker: {error}\n")
-        return USAGE_ERROR
-    except MillpondError as error:
-        sys.stderr.write(f"millpond broker: {error}\n")
-        return FAILED
+    except Exception as error:  # the root of the process: said in one line, with the trace in the log
+        return _failed(error)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    """Say why the process ends, and with which status. Whatever has no name of ours is logged with its trace."""
+    causes = list(_leaves(error))
+    if not all(isinstance(cause, MillpondError | MetadataLogFailed) for cause in causes):
+        event(_log, logging.CRITICAL, "failed", error=error)
+    sys.stderr.write(f"millpond broker: {causes[0]}\n")
+    return USAGE_ERROR if isinstance(causes[0], InvalidConfig) else FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """What task groups have wrapped, some of it more than once."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _raise_descriptor_limit() -> None:
