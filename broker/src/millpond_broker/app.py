@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Say why the process ends, and with which status. Whatever has no name of ours is logged with its trace."""
+    """Say why the process ends, and with which status. What has no name of ours is logged with its trace."""
     causes = list(_leaves(error))
     if not all(isinstance(cause, MillpondError | MetadataLogFailed) for cause in causes):
         event(_log, logging.CRITICAL, "failed", error=error)
