@@ -78,6 +78,8 @@ class Store:
         there is one snapshot more), StorageFull likewise, JournalFailed.
         """
         previous = self.snapshot
+        if previous is not None and previous.last_index == snapshot.last_index:
+            return
         write_snapshot(self.files, self.home, snapshot)
         self.snapshot = snapshot
         if previous is not None:
