@@ -102,8 +102,9 @@ def test_no_flipped_bit_goes_unseen() -> None:
 
 def test_a_value_that_quotes_a_journal_is_no_evidence() -> None:
     """A checksum holds for one position: copied elsewhere, even aligned, a record is nothing."""
-    quoted = written(b"q" * 20, b"r" * 20, b"s" * 20)
+    quoted = written(*[b"q" * 20] * 9)
     synced = written(b"a")
+    assert scan(quoted).records[5].durable_end > len(synced)
     torn = pack(Draft(Kind.ENTRY, 1, quoted), len(synced), len(synced))[:-UNIT_BYTES]
     assert payloads(synced + torn) == [b"a"]
 

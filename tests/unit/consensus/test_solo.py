@@ -247,6 +247,38 @@ async def test_proposals_in_flight_are_bounded_and_others_wait_for_room() -> Non
     await log.close()
 
 
+async def test_what_is_written_and_not_yet_answered_is_not_told_as_committed() -> None:
+    done, free = asyncio.Event(), asyncio.Event()
+    free.set()
+
+    async def answers_late(call: Callable[[], T]) -> T:
+        result = call()
+        done.set()
+        await free.wait()
+        return result
+
+    log = await SoloMetadataLog.open(
+        disk(),
+        DIRECTORY,
+        broker_id=1,
+        directory_id=disk_of(1),
+        new_id=ids(),
+        run_blocking=answers_late,
+    )
+    await join(log)
+    version = log.image.version
+    done.clear()
+    free.clear()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(log.propose(Barrier(), TIMEOUT))
+        await done.wait()
+        assert log._store.journal.last_index == version + 1
+        assert list(log.committed(version + 1)) == []
+        free.set()
+    assert [entry.index for entry in log.committed(version + 1)] == [version + 1]
+    await log.close()
+
+
 async def test_closing_ends_what_is_under_way_and_refuses_what_comes() -> None:
     files = disk()
     held = Held()

@@ -12,6 +12,7 @@ import pytest
 
 from millpond_broker.core.commands import (
     AllocateProducerIds,
+    Barrier,
     ChangePartitions,
     ClaimController,
     Command,
@@ -20,8 +21,15 @@ from millpond_broker.core.commands import (
     SetTopicConfig,
     Voter,
 )
-from millpond_broker.core.image import EMPTY, MetadataImage, digest, from_snapshot, to_snapshot
-from tests.unit.core.clusters import CLUSTER, Cluster, change, disk_of, id_of, registration, topic
+from millpond_broker.core.image import (
+    EMPTY,
+    RESULTS_REMEMBERED,
+    MetadataImage,
+    digest,
+    from_snapshot,
+    to_snapshot,
+)
+from tests.unit.core.clusters import CLUSTER, PROPOSER, Cluster, change, disk_of, id_of, registration, topic
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,6 +75,16 @@ def test_an_image_from_a_snapshot_goes_on_as_the_one_it_was_taken_of() -> None:
         c.do(topic("new", (3,)))
     assert one.image == other.image
     assert digest(one.image) == digest(other.image)
+
+
+def test_what_was_forgotten_of_a_proposer_stays_forgotten() -> None:
+    """Or a retry that one voter refuses as too old would be new to another."""
+    c = Cluster(lived())
+    c.sequence = 40
+    for _ in range(RESULTS_REMEMBERED + 1):
+        c.do(Barrier())
+    assert c.image.proposers[PROPOSER].forgotten_below > 0
+    assert from_snapshot(to_snapshot(c.image)) == c.image
 
 
 def test_images_that_differ_have_other_digests() -> None:
