@@ -25,6 +25,7 @@ class Cli:
     """Runs the command against one cluster, named in the environment."""
 
     bootstrap: str
+    command: tuple[str, ...] = COMMAND
 
     @property
     def environment(self) -> dict[str, str]:

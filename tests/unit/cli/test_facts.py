@@ -10,9 +10,10 @@ import pytest
 from millpond.admin import BrokerDescription, PartitionDescription, TopicDescription
 from millpond.cli.bench import latencies_of
 from millpond.cli.cluster import status_of
+from millpond.cli.columns import Columns, Format
 from millpond.cli.output import counted, print_table
 from millpond.cli.records import Parsed
-from millpond.cli.sending import Columns, Format, Tally
+from millpond.cli.sending import Tally
 
 BROKER = BrokerDescription(
     id=1, address="b1:7070", rack="", state="running", controller=True, epoch=1, version="1"
@@ -103,3 +104,9 @@ def test_columns_that_no_record_needs_are_left_out() -> None:
     assert some.timestamps is not None
     assert some.timestamps[1] == 7
     assert some.timestamps[0] > 1_700_000_000_000
+
+
+def test_a_record_is_as_large_as_its_value_key_and_headers_together() -> None:
+    columns = Columns.of([Parsed(None, b"1234", (), None), Parsed(b"k", b"12", (("h", b"1"),), None)], line=5)
+    assert [columns.first_over(limit) for limit in (3, 4, 5)] == [0, 1, None]
+    assert columns.until(1) == Columns([b"1234"], [None], [()], None, 5)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millpond.cli.streams import Lines, Sink, Source
+from millpond.cli.streams import READ_BYTES, Lines, Sink, Source
 
 DEADLINE_S = 20
 
@@ -66,11 +66,11 @@ async def test_what_is_in_a_pipe_is_read_at_once_and_more_is_waited_for(pipe: tu
 
 async def test_a_file_is_read_in_bounded_pieces(tmp_path: Path) -> None:
     path = tmp_path / "input"
-    path.write_bytes(b"x" * 2_500_000)
+    path.write_bytes(b"x" * (2 * READ_BYTES + 5))
     with path.open("rb", buffering=0) as file:
         source = Source(file.fileno())
         sizes = [len(await source.read()) for _ in range(4)]
-    assert sizes == [1 << 20, 1 << 20, 2_500_000 - (2 << 20), 0]
+    assert sizes == [READ_BYTES, READ_BYTES, 5, 0]
 
 
 @pytest.fixture

@@ -120,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _silence() -> None:
     """The interpreter flushes once more as it ends, and would complain then."""
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
         try:
             stream.flush()
         except OSError:

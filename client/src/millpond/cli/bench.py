@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from millpond.cli.app import CommandGroup
+from millpond.cli.columns import Columns
 from millpond.cli.output import print_json
-from millpond.cli.sending import SEND_RECORDS_MAX, Columns, Sender, Tally
+from millpond.cli.sending import SEND_RECORDS_MAX, Sender, Tally
 from millpond.cli.session import Common, common, with_client
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ LATENCY_RECORDS: Final = 2_000
 LATENCY_RECORDS_MAX: Final = 10_000_000
 """Each measurement is kept until the end, for its percentile."""
 SEND_BYTES_MAX: Final = 1 << 20
-"""Handed to the producer at once."""
+SENDS_AHEAD: Final = 4
+"""Bytes handed to the producer at once, and how often before the first are acknowledged: order is no matter
+here, and a producer that never runs dry is what is to be measured."""
 WARM_UP_RECORDS: Final = 20
 """Sent before latency is measured: connections, the producer's id, the first files."""
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -209,7 +212,7 @@ async def _produce(client: Client, load: Load, topic: str) -> float:
         client.producer(acks="all", batch_bytes=load.batch_bytes) as producer,
         asyncio.TaskGroup() as tasks,
     ):
-        sender = Sender(producer, topic, tasks, tally, partition=None)
+        sender = Sender(producer, topic, tasks, tally, ahead=SENDS_AHEAD)
         began = time.perf_counter()
         left = load.records
         while left > 0 and not sender.failed:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millpond.cli.app import Command, described
+from millpond.cli.columns import Format
 from millpond.cli.output import print_json, say
 from millpond.cli.progress import progress_of
-from millpond.cli.sending import BadInput, Format, Sender, Tally, stream
+from millpond.cli.sending import BadInput, Sender, Tally, stream
 from millpond.cli.session import Common, common, with_client
 from millpond.cli.streams import Source
 from millpond.cli.values import headers_of, separator_of
@@ -124,7 +125,7 @@ def _run(common: Common, topic: str, work: Callable[[Client], Awaitable[None]], 
         what = described(error) if isinstance(error, MillpondError) else error.message
         raise click.ClickException(f"{what}; {tally.told()}") from None
     except KeyboardInterrupt:
-        if tally.sent:
+        if tally.lines:
             say(f"millpond: interrupted; {tally.told()}")
         raise
     if common.json:

@@ -129,14 +129,13 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
 
 
 class _OneLine(logging.Handler):
-    """Warnings of the client, as the command itself speaks."""
+    """Warnings of the client, and of what is below it, as the command itself speaks: without tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"millpond: {record.getMessage()}", file=sys.stderr)
+        print("millpond: " + " ".join(record.getMessage().split()), file=sys.stderr)
 
 
 def _warn_on_stderr() -> None:
-    logger = logging.getLogger("millpond")
+    logger = logging.getLogger()
     if not any(isinstance(handler, _OneLine) for handler in logger.handlers):
         logger.addHandler(_OneLine(logging.WARNING))
-        logger.propagate = False

@@ -14,8 +14,8 @@ import stat
 import sys
 from typing import Final
 
-READ_BYTES: Final = 1 << 20
-"""Read at once at most: large enough for large batches, small enough to hold several."""
+READ_BYTES: Final = 4 << 20
+"""Read at once at most: many batches, enough to keep a producer busy, few enough to hold several times."""
 PIPE_WRITE_BYTES: Final = 4096
 """What a pipe that says it is ready takes without blocking, and others do as well."""
 CLOSED_CHECK_SECONDS: Final = 0.25
