@@ -89,6 +89,7 @@ class PendingBatch:
         "left",
         "message",
         "number",
+        "reported",
         "rows",
         "settled",
         "stamps",
@@ -136,6 +137,8 @@ class PendingBatch:
         """Called once when it is settled."""
         self.claims: dict[int, int] = {}
         """Records that somebody awaits, or has awaited, and how many do."""
+        self.reported = False
+        """Somebody awaits the batch as a whole, and will be told of each record."""
         self.tally: Tally | None = None
         """Where its failed records are counted until somebody awaits them."""
 
@@ -159,7 +162,7 @@ class PendingBatch:
     def to_rows(self) -> list[Row]:
         """Make room for keys, headers and times of their own."""
         if self.rows is None:
-            times = self._times()
+            times = self._times() if self.values else []
             rows = [Row(value, None, NO_HEADERS, at) for value, at in zip(self.values, times, strict=True)]
             # In this order, so that an interrupt between the two loses nothing: `rows` is what counts.
             self.rows = rows
@@ -230,6 +233,14 @@ class PendingBatch:
                     self.stamps.append((index, timestamp))
         self.values, self.rows, self.columns = [], None, None
 
+    def timestamps(self) -> list[int]:
+        """The times of all records, once it was encoded."""
+        ends = [index for index, _ in self.stamps[1:]] + [self.count]
+        times: list[int] = []
+        for (start, at), end in zip(self.stamps, ends, strict=True):
+            times += [at] * (end - start)
+        return times
+
     def timestamp(self, index: int) -> int:
         """The time of one record, once it was encoded."""
         return self.stamps[bisect_right(self.stamps, index, key=_index_of) - 1][1]
@@ -275,7 +286,7 @@ class PendingBatch:
     @property
     def unclaimed(self) -> int:
         """How many records nobody awaits."""
-        return self.count - len(self.claims)
+        return 0 if self.reported else self.count - len(self.claims)
 
 
 class Tally:
