@@ -148,6 +148,7 @@ PLANTED: list[tuple[Check, str, str]] = [
     (rules.check_file_layer, STORAGE, "def f(path):\n    (path / 'x').open()"),
     (rules.check_file_layer, STORAGE, "def f(directory):\n    directory.mkdir()"),
     (rules.check_file_layer, EMBEDDED, "import shutil"),
+    (rules.check_file_layer, CONSENSUS, "import os\nos.fsync(3)"),
     # form
     (rules.check_exemptions, TEST, "x = 1  # noqa"),
     (rules.check_exemptions, TEST, "x = 1  # noqa: E501"),
@@ -190,6 +191,7 @@ SOUND: list[tuple[Check, str, str]] = [
     (rules.check_layers, CLI, "from millpond import __version__, connect"),
     (rules.check_layers, CLI, "def f():\n    from millpond import embedded"),
     (rules.check_layers, EMBEDDED, "from millpond_broker.storage.log import Log"),
+    (rules.check_layers, CONSENSUS, "from millpond_broker.storage.files import Files"),
     (
         rules.check_layers,
         RPC,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from millpond_broker.consensus.codec import decode_snapshot
 from millpond_broker.core.commands import (
     AllocateProducerIds,
     Barrier,
@@ -95,6 +96,13 @@ def test_images_that_differ_have_other_digests() -> None:
         c.do(command)
         seen.add(digest(c.image))
     assert len(seen) == 4
+
+
+def test_a_setting_of_a_later_version_in_a_snapshot_is_refused() -> None:
+    values = to_snapshot(lived())
+    values["topics"][id_of("orders").hex()]["config"]["compaction"] = "deep"
+    with pytest.raises(ValueError, match="compaction"):
+        decode_snapshot(json.dumps(values).encode())
 
 
 def test_a_snapshot_of_a_later_format_is_refused() -> None:

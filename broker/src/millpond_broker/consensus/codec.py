@@ -16,6 +16,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError, Message
 
 from millpond.v1.internal import commands_pb2 as pb
+from millpond.wire.errors import InvalidConfig
 from millpond_broker.core.commands import (
     AddPartitions,
     AllocateProducerIds,
@@ -238,5 +239,5 @@ def decode_snapshot(data: bytes) -> MetadataImage:
     """
     try:
         return from_snapshot(json.loads(data))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, InvalidConfig) as error:
         raise ValueError(f"not a metadata snapshot that this version can read: {error!r}") from None

@@ -48,6 +48,10 @@ PARTITIONS: Final = "partitions"
 """Where a data directory has its logs: one that has some has had metadata too."""
 
 
+COMPACT_RETRIES: Final = 16
+"""How often a snapshot that failed is tried again before the journal is twice as long as it should be."""
+
+
 class RunBlocking(Protocol):
     """Runs what blocks, off the loop, one call after another."""
 
@@ -106,6 +110,10 @@ class SoloMetadataLog:
         self._closing = False
         self._failure: Exception | None = None
         self._has_failed = asyncio.Event()
+        # Where the journal is long enough for a snapshot: by its last index, or by the size of its file.
+        self._compact_index_at = (
+            store.snapshot.last_index if store.snapshot else 0
+        ) + options.compact_entries
         self._compact_bytes_at = options.compact_bytes
         # This object is the owner that a task must have: `close` awaits it.
         self._task: asyncio.Task[None] = asyncio.Task(self._run(), name="metadata log")
@@ -298,16 +306,18 @@ class SoloMetadataLog:
         return results
 
     async def _compact_if_due(self) -> None:
-        store, options = self._store, self._options
-        since = 0 if store.snapshot is None else store.snapshot.last_index
-        is_long = store.journal.last_index - since > options.compact_entries
-        if not is_long and store.journal.size_bytes <= self._compact_bytes_at:
+        store, options, image = self._store, self._options, self._image
+        if (
+            store.journal.last_index <= self._compact_index_at
+            and store.journal.size_bytes <= self._compact_bytes_at
+        ):
             return
-        image = self._image
         try:
             await self._run_blocking(lambda: store.compact(_snapshot(store, image)))
+            self._compact_index_at = image.version + options.compact_entries
         except (OSError, StorageFull) as error:
             event(_log, logging.WARNING, "metadata_not_compacted", error=str(error))
+            self._compact_index_at = image.version + options.compact_entries // COMPACT_RETRIES
         # The journal keeps what lies after the snapshot before: by that much it is long at its shortest.
         self._compact_bytes_at = store.journal.size_bytes + options.compact_bytes
 
