@@ -1,14 +1,14 @@
 """The product's main job on real input: `make demo`.
 
-Every line of the Python standard library's source goes through an embedded queue. A producer process is
-killed with SIGKILL half-way and started again, so is a consumer group; then a fresh process holds what is
-in the queue against the files and against what was acknowledged. Exits 0 if nothing is missing.
+One broker, in a process of its own. Every line of the Python standard library's source is streamed to it, and
+read back; the broker is killed with SIGKILL half-way through each and started again. Then a fresh process
+holds what is in the topic against the files and against what was acknowledged. Exits 0 if nothing is missing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,34 +21,38 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import corpus
+import millpond
 from journal import rows
+from millpond.testing import LocalCluster
 
 HERE = Path(__file__).parent
 PHASE_SECONDS_MAX = 100.0
 """A process that takes longer is stuck: the whole demo is promised in two minutes."""
 LOOK_SECONDS = 0.05
+PARTITIONS = 4
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> int:
-    """Run the three acts; 0 if the proof holds."""
+    """Run the acts; 0 if the proof holds."""
     started = time.monotonic()
     total = corpus.count()
     size_mb = sum(len(line) for name in corpus.names() for line in corpus.lines_of(name)) / 1e6
     console.print(f"input: {total:,} lines, {size_mb:.1f} MB, of {len(corpus.names()):,} Python source files")
-    with tempfile.TemporaryDirectory(prefix="millpond-demo-") as directory:
-        place = Path(directory)
-        queue, acknowledged, delivered = place / "queue", place / "acknowledged", place / "delivered"
+    with tempfile.TemporaryDirectory(prefix="millpond-demo-") as directory, LocalCluster() as cluster:
+        console.print(f"broker: ready at {cluster.bootstrap} after {time.monotonic() - started:.1f} s")
+        asyncio.run(create_topic(cluster.bootstrap))
+        acknowledged, delivered = Path(directory, "acknowledged"), Path(directory, "delivered")
         with _progress() as progress:
-            producing = Act(progress, "produce", total, ["produce.py", str(queue), str(acknowledged)])
-            producing.run(lambda: sum(row[2] for row in rows(acknowledged)))
-            consuming = Act(progress, "consume", total, ["consume.py", str(queue), str(delivered)])
-            consuming.run(lambda: sum(row[2] - row[1] for row in rows(delivered)))
+            producing = Act(progress, "produce", total, ["produce.py", cluster.bootstrap, str(acknowledged)])
+            producing.run(cluster, lambda: sum(row[2] for row in rows(acknowledged)))
+            consuming = Act(progress, "consume", total, ["consume.py", cluster.bootstrap, str(delivered)])
+            consuming.run(cluster, lambda: sum(row[2] - row[1] for row in rows(delivered)))
         for act in (producing, consuming):
             console.print(act.summary(size_mb))
         verdict = subprocess.run(
-            [sys.executable, str(HERE / "verify.py"), str(queue), str(acknowledged), str(delivered)],
+            [sys.executable, str(HERE / "verify.py"), cluster.bootstrap, str(acknowledged), str(delivered)],
             stdout=subprocess.PIPE,
             timeout=PHASE_SECONDS_MAX,
             check=False,
@@ -63,6 +67,12 @@ def main() -> int:
     return 0 if proven else 1
 
 
+async def create_topic(bootstrap: str) -> None:
+    """Where the lines go."""
+    async with millpond.connect(bootstrap) as client:
+        await client.admin.create_topic(corpus.TOPIC, partitions=PARTITIONS)
+
+
 def report(found: dict[str, Any]) -> None:
     """What the verifier found, in words."""
     console.print(
@@ -71,7 +81,7 @@ def report(found: dict[str, Any]) -> None:
         f"files whole: {found['files_whole']:,} of {found['files']:,}"
     )
     console.print(
-        f"written without an acknowledgement: {found['records'] - found['acknowledged']:,}; "
+        f"in the topic without an acknowledgement, or twice: {found['records'] - found['acknowledged']:,}; "
         f"never delivered: {found['undelivered']}; delivered twice: {found['delivered_twice']:,}"
     )
 
@@ -83,7 +93,7 @@ def _progress() -> Progress:
 
 
 class Act:
-    """A process that is killed half-way, started again, and then runs to its end."""
+    """A process that does its work through a kill of the broker half-way."""
 
     def __init__(self, progress: Progress, name: str, total: int, command: list[str]) -> None:
         self._name = name
@@ -92,25 +102,24 @@ class Act:
         self._progress = progress
         self._task = progress.add_task(name, total=total)
         self._seconds = 0.0
-        self._killed_at = 0
 
-    def run(self, done: Callable[[], int]) -> None:
+    def run(self, cluster: LocalCluster, done: Callable[[], int]) -> None:
         """Run the act; `done` counts records that are done. Raises RuntimeError if the process fails."""
-        console.print(f"{self._name}: started, to be killed half-way")
-        self._killed_at = self._run_until(self._total // 2, done)
-        console.print(f"{self._name}: SIGKILL after {self._killed_at:,} records; starting again")
-        self._run_until(None, done)
-
-    def _run_until(self, enough: int | None, done: Callable[[], int]) -> int:
-        """Run the process to its end, or kill it once `enough` is done; what is done then."""
+        console.print(f"{self._name}: started; the broker is to be killed half-way")
         started = time.monotonic()
+        killed = False
         process = subprocess.Popen(self._command)
         try:
             while process.poll() is None:
-                self._progress.update(self._task, completed=done())
-                if enough is not None and done() >= enough:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
+                count = done()
+                self._progress.update(self._task, completed=count)
+                if not killed and count >= self._total // 2:
+                    cluster.kill(0)
+                    console.print(
+                        f"{self._name}: SIGKILL to the broker after {count:,} records; starting it again"
+                    )
+                    cluster.restart(0)
+                    killed = True
                 elif time.monotonic() - started > PHASE_SECONDS_MAX:
                     raise RuntimeError(f"{self._name} took more than {PHASE_SECONDS_MAX} s")
                 else:
@@ -119,15 +128,15 @@ class Act:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        self._seconds += time.monotonic() - started
-        if process.returncode != (0 if enough is None else -signal.SIGKILL):
+        self._seconds = time.monotonic() - started
+        if process.returncode != 0:
             raise RuntimeError(f"{self._name} ended with {process.returncode}")
-        count = done()
-        self._progress.update(self._task, completed=count)
-        return count
+        if not killed:
+            raise RuntimeError(f"{self._name} was done before the broker could be killed")
+        self._progress.update(self._task, completed=done())
 
     def summary(self, size_mb: float) -> str:
-        """Rates over both lives of the process, its starts included."""
+        """Rates over the whole act: starts, kill and recovery included."""
         return (
             f"{self._name}: {self._total:,} records in {self._seconds:.1f} s, "
             f"{self._total / self._seconds:,.0f} records/s, {size_mb / self._seconds:.1f} MB/s"

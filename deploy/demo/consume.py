@@ -1,48 +1,28 @@
-"""The demo's consumer process: a group that reads the queue to its end and commits as it goes.
+"""The demo's consumer process: reads the topic to its end, through a kill of the broker.
 
-    consume.py QUEUE DELIVERED
+    consume.py BOOTSTRAP DELIVERED
 
-What it has handled becomes rows [partition, first offset, next offset] of the journal DELIVERED, just
-before it commits them; after a kill it starts again from the last commit.
+What it was given becomes rows [partition, first offset, next offset] of the journal DELIVERED.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
+import millpond
+from corpus import TOPIC
 from journal import Journal
-from millpond import Record, embedded
-
-GROUP = "demo"
-COMMIT_RECORDS = 5000
-"""Records between commits: what a kill makes the group see again, at most, in each partition."""
 
 
-def main(queue_path: Path, journal_path: Path) -> None:
-    """Consume from the last commit to the end."""
-    with embedded.open(queue_path) as queue, Journal(journal_path) as journal:
-        handled: dict[int, list[int]] = {}
-        latest: dict[int, Record[bytes | None, bytes | None]] = {}
-
-        def commit() -> None:
-            journal.write([[partition, *span] for partition, span in handled.items()])
-            for record in latest.values():
-                queue.commit(GROUP, record)
-            handled.clear()
-            latest.clear()
-
-        uncommitted = 0
-        for record in queue.consume(GROUP, timeout=0):
-            span = handled.setdefault(record.partition, [record.offset, record.offset])
-            span[1] = record.offset + 1
-            latest[record.partition] = record
-            uncommitted += 1
-            if uncommitted == COMMIT_RECORDS:
-                commit()
-                uncommitted = 0
-        commit()
+async def main(bootstrap: str, journal_path: Path) -> None:
+    """Consume from the beginning to the end that the topic has now."""
+    with Journal(journal_path) as journal:
+        async with millpond.connect(bootstrap) as client, client.consumer(TOPIC, stop="end") as consumer:
+            async for batch in consumer.batches():
+                journal.write([[batch.partition, batch.offsets[0], batch.offsets[-1] + 1]])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

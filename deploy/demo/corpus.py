@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+TOPIC = "source-lines"
 ROOT = Path(sysconfig.get_paths()["stdlib"])
 
 

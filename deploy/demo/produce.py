@@ -1,41 +1,42 @@
-"""The demo's producer process: every line of the corpus into the queue, file name as key.
+"""The demo's producer process: every line of the corpus to the broker, file name as key.
 
-    produce.py QUEUE ACKNOWLEDGED
+    produce.py BOOTSTRAP ACKNOWLEDGED
 
 Each acknowledged run of lines becomes a row [name, first line, count, partition, first offset] of the
-journal ACKNOWLEDGED, after the queue confirmed it and not before. Started again after a kill, it goes on
-behind the last row; what it had written without an acknowledgement is then in the queue twice.
+journal ACKNOWLEDGED, after the broker confirmed it and not before. The broker is killed meanwhile: the
+client retries by itself, and this process knows nothing of it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from corpus import Line, lines
-from journal import Journal, rows
-from millpond import embedded
+import millpond
+from corpus import TOPIC, Line, lines
+from journal import Journal
 
-CHUNK_LINES = 2000
-"""Lines a call: one sync for all of them."""
-
-
-def main(queue_path: Path, journal_path: Path) -> None:
-    """Produce what is not acknowledged yet."""
-    last = None
-    for name, first, count, _, _ in rows(journal_path):
-        last = (name, first + count - 1)
-    with embedded.open(queue_path) as queue, Journal(journal_path) as journal:
-        rest = lines(after=last)
-        while chunk := list(islice(rest, CHUNK_LINES)):
-            places = queue.produce_many((line.name.encode(), line.text) for line in chunk)
-            journal.write(runs(chunk, places))
+CHUNK_LINES = 10_000
+"""Lines a call: what is journaled at once."""
 
 
-def runs(chunk: Sequence[Line], places: Sequence[tuple[int, int]]) -> list[list[Any]]:
+async def main(bootstrap: str, journal_path: Path) -> None:
+    """Produce everything."""
+    with Journal(journal_path) as journal:
+        async with millpond.connect(bootstrap) as client, client.producer() as producer:
+            rest = lines()
+            while chunk := list(islice(rest, CHUNK_LINES)):
+                result = await producer.send_many(
+                    TOPIC, [line.text for line in chunk], keys=[line.name.encode() for line in chunk]
+                )
+                journal.write(runs(chunk, zip(result.partitions, result.offsets, strict=True)))
+
+
+def runs(chunk: Sequence[Line], places: Iterable[tuple[int, int]]) -> list[list[Any]]:
     """Rows for the journal: consecutive lines of one file at consecutive offsets make one."""
     found: list[list[Any]] = []
     for line, (partition, offset) in zip(chunk, places, strict=True):
@@ -48,4 +49,4 @@ def runs(chunk: Sequence[Line], places: Sequence[tuple[int, int]]) -> list[list[
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

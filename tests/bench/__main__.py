@@ -1,4 +1,4 @@
-"""The benchmark table: `make bench`, or `python tests/bench --json bench.json [SECTION…]`.
+"""The benchmark table: `make bench`, or `python -m tests.bench --json bench.json [SECTION…]`.
 
 Every figure is the median of several rounds in this one process, with minimum and maximum beside it. What
 a comparison needs is measured in the same run, in turn: absolute figures differ between machines and
@@ -30,14 +30,15 @@ from millpond.wire.record import TopicPartition
 from millpond_broker.storage.files import OsFiles
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions
+from tests.bench import serving
 
 ROUNDS = 7
 RECORD_BYTES = 100
 FILES = OsFiles()
 
 
-class Row(dict[str, Any]):
-    """One line of the table: name, unit, median, min, max, and what else it says."""
+Row = dict[str, Any]
+"""One line of the table: name, unit, median, min, max, and what else it says."""
 
 
 def measure(name: str, unit: str, amount: float, work: Callable[[], object], rounds: int = ROUNDS) -> Row:
@@ -331,6 +332,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "read": read,
     "group-commit": group_commit,
     "embedded": embedded_queue,
+    **serving.SECTIONS,
 }
 
 
