@@ -6,11 +6,15 @@ import millpond
 from millpond import embedded, errors, testing
 
 PUBLIC = [
+    "Ack",
     "Client",
     "Consumer",
+    "Delivery",
     "Headers",
+    "Producer",
     "Record",
     "RecordBatch",
+    "SendResult",
     "Serde",
     "SerdeContext",
     "TopicPartition",

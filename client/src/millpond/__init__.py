@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from millpond._core.serdes import Serde, SerdeContext
     from millpond.client import Client, connect
     from millpond.consumer import Consumer
+    from millpond.producer import Ack, Delivery, Producer, SendResult
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Ack",
     "Client",
     "Consumer",
+    "Delivery",
     "Headers",
+    "Producer",
     "Record",
     "RecordBatch",
+    "SendResult",
     "Serde",
     "SerdeContext",
     "TopicPartition",
@@ -32,9 +37,13 @@ __all__ = [
 ]
 
 _AT_FIRST_USE = {
+    "Ack": "millpond.producer",
     "Client": "millpond.client",
     "Consumer": "millpond.consumer",
+    "Delivery": "millpond.producer",
+    "Producer": "millpond.producer",
     "RecordBatch": "millpond._core.handout",
+    "SendResult": "millpond.producer",
     "Serde": "millpond._core.serdes",
     "SerdeContext": "millpond._core.serdes",
     "connect": "millpond.client",

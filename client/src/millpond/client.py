@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from typing import Any, Final, TypeVar, Unpack, overload
 
-from millpond._core.serdes import Deserializer
+from millpond._core.serdes import Deserializer, Serializer
 from millpond._transport.connection import Connection
 from millpond._transport.opening import Openable
 from millpond.admin import Admin
 from millpond.consumer import Consumer, ConsumerOptions
+from millpond.producer import Producer, ProducerOptions
 from millpond.wire.errors import ClientClosed
 
 K = TypeVar("K")
@@ -47,9 +47,31 @@ class Client(Openable):
         """Topics, brokers and offsets: described and changed."""
         return Admin(self.connection)
 
-    def producer(self, **options: Any) -> Any:
+    @overload
+    def producer(self, **options: Unpack[ProducerOptions]) -> Producer[bytes, bytes]: ...
+
+    @overload
+    def producer(
+        self, *, key_serializer: Serializer[K], **options: Unpack[ProducerOptions]
+    ) -> Producer[K, bytes]: ...
+
+    @overload
+    def producer(
+        self, *, value_serializer: Serializer[V], **options: Unpack[ProducerOptions]
+    ) -> Producer[bytes, V]: ...
+
+    @overload
+    def producer(
+        self,
+        *,
+        key_serializer: Serializer[K],
+        value_serializer: Serializer[V],
+        **options: Unpack[ProducerOptions],
+    ) -> Producer[K, V]: ...
+
+    def producer(self, **options: Any) -> Producer[Any, Any]:
         """A producer, to be awaited, or entered with `async with`; its options are those of `Producer`."""
-        return import_module("millpond.producer").Producer(self.connection, **options)
+        return Producer(self.connection, **options)
 
     @overload
     def consumer(

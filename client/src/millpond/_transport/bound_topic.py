@@ -162,7 +162,7 @@ class BoundTopic(TopicIntake, Generic[K, V]):
             return Delivery(*self.add(value_bytes, key_bytes, had, partition, at, granted_bytes=size))
         except (
             BaseException
-        ):  # a topic that is gone, a partitioner of the user's that fails: the room is free
+        ):  # whatever it was, the room is free again
             self.accumulator.give_room(size)
             raise
 
