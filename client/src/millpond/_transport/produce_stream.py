@@ -195,7 +195,9 @@ class Producing:
             await asyncio.wait((reading, writing, stream.stalled), return_when=asyncio.FIRST_COMPLETED)
             if not stream.stalled.done():
                 # A writer that ended has half-closed, or found the stream broken: the reader knows why.
-                await asyncio.wait((reading, stream.stalled), timeout=HALF_CLOSE_S)
+                await asyncio.wait(
+                    (reading, stream.stalled), timeout=HALF_CLOSE_S, return_when=asyncio.FIRST_COMPLETED
+                )
             if reading.done() and not reading.cancelled():
                 error = reading.result()
         finally:
