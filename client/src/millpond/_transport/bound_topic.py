@@ -160,9 +160,7 @@ class BoundTopic(TopicIntake, Generic[K, V]):
         try:
             self.require()
             return Delivery(*self.add(value_bytes, key_bytes, had, partition, at, granted_bytes=size))
-        except (
-            BaseException
-        ):  # whatever it was, the room is free again
+        except BaseException:  # whatever it was, the room is free again
             self.accumulator.give_room(size)
             raise
 
