@@ -205,6 +205,42 @@ def test_a_crash_at_any_step_of_a_compaction_loses_nothing() -> None:
     assert len(reached) == 2
 
 
+def test_a_rename_that_only_the_cache_has_is_durable_before_anything_is_built_on_it() -> None:
+    """Rule 41: killed between a rename and the sync of its directory, a start sees the new name all the same.
+    The power may still take it back, and with it what was appended to the new file.
+    """
+    files = disk()
+    whole = files.clone(Random(0))
+    before = whole.operations
+
+    def grow(machine: SimFiles) -> None:
+        if not is_formatted(machine, DIRECTORY):
+            format_directory(machine, DIRECTORY, b"init", term=1, vote="1")
+        store = Store.open(machine, DIRECTORY)
+        for last in (10, 20):
+            store.journal.append(entries(store.journal.last_index + 1, last + 1))
+            store.journal.sync()
+            store.compact(snapshot(last))
+        store.journal.delete_to(15)
+
+    grow(whole)
+    for operations in range(whole.operations - before + 1):
+        for seed in range(CRASHES):
+            machine = files.clone(Random(seed))
+            machine.crash_after(operations)
+            with suppress(SimulatedCrash):
+                grow(machine)
+            machine.kill()
+            if not is_formatted(machine, DIRECTORY):
+                continue
+            again = Store.open(machine, DIRECTORY)
+            last = again.journal.last_index
+            again.journal.append(entries(last + 1, last + 4))
+            again.journal.sync()
+            machine.crash()
+            assert Store.open(machine, DIRECTORY).journal.last_index == last + 3
+
+
 def test_a_directory_without_a_journal_does_not_start() -> None:
     files = disk()
     files.make_directory(HOME)

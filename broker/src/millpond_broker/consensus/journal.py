@@ -116,6 +116,8 @@ class Journal:
             journal = cls(files, path, file, found.end)
             journal._replay(found)
             _make_durable(file, data[: found.end])
+            # Its name too: a rename that was not synced yet could take back the file that is now appended to.
+            files.sync_directory(home)
             journal.cut_bytes = len(data) - found.end
         except (ValueError, struct.error) as error:
             file.close()

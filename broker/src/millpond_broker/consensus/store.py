@@ -66,6 +66,7 @@ class Store:
     def open(cls, files: Files, directory: Path) -> Store:
         """Raises JournalDamaged, having changed no entry; OSError."""
         home = directory / METADATA
+        files.sync_directory(directory)  # the process may have been killed between format's rename and sync
         journal = Journal.open(files, home)
         try:
             return _aligned(files, home, journal)
