@@ -221,8 +221,7 @@ class Broker:
         assert feed is not None, "likewise"
         async with asyncio.timeout(JOIN_SECONDS_MAX):
             await propose(metadata, registration)
-            term = metadata.image.controller_epoch + 1
-            await propose(metadata, ClaimController(broker_id=registration.broker_id, term=term))
+            await propose(metadata, ClaimController(broker_id=registration.broker_id, term=metadata.term))
             image = metadata.image
             while any(state.leader is None for topic in image.topics.values() for state in topic.partitions):
                 image = await feed.newer_than(image)
