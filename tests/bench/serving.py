@@ -105,8 +105,8 @@ async def _streams() -> list[Row]:
         millpond.connect(cluster.bootstrap) as client,
     ):
 
-        async def produce(acks: str, topic: str) -> None:
-            async with client.producer(acks=acks, batch_bytes=BATCH_BYTES) as producer:
+        async def produce(topic: str) -> None:
+            async with client.producer(acks="all", batch_bytes=BATCH_BYTES) as producer:
                 await producer.send_many(topic, column, partition=0)
 
         async def consume(topic: str) -> None:
@@ -122,8 +122,8 @@ async def _streams() -> list[Row]:
             await client.admin.create_topic(names[1], partitions=1, config={"flush": "interval"})
             works: dict[str, Work] = {
                 "bare stream up, 256 KiB messages": lambda: bare_upload(channel, message, messages),
-                "produce, acks=all, flush=commit": lambda: produce("all", names[0]),  # noqa: B023 - awaited in this turn
-                "produce, acks=all, flush=interval": lambda: produce("all", names[1]),  # noqa: B023 - likewise
+                "produce, acks=all, flush=commit": lambda: produce(names[0]),  # noqa: B023 - awaited in this turn
+                "produce, acks=all, flush=interval": lambda: produce(names[1]),  # noqa: B023 - likewise
                 "bare stream down, 1 MiB messages": lambda: bare_download(channel, 1 << 20, int(total_mb)),
                 "consume, columns": lambda: consume(names[0]),  # noqa: B023 - likewise
             }
