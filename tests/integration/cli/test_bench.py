@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from tests.integration.cli.conftest import Cli
+from tests.integration.cli.conftest import DEADLINE_S, Cli
 
 COMMON = [
     "bench",
@@ -48,3 +50,13 @@ def test_its_table_is_for_people(cli: Cli) -> None:
 
 def test_more_replicas_than_brokers_are_refused(cli: Cli) -> None:
     assert "--replicas" in cli.refusal("bench", "produce", "--replicas", "2")
+
+
+def test_ctrl_c_leaves_no_topic_behind(cli: Cli) -> None:
+    with cli.start("bench", "latency", "--records", "10000000") as process:
+        while "bench-" not in cli.text("topic", "ls"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=DEADLINE_S) == (b"", b"")
+    assert process.returncode == 130
+    assert "bench-" not in cli.text("topic", "ls")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FIELDS: Final = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
 """Of a record, in the order of a JSON line."""
+_FIELDS: Final = frozenset(FIELDS)
 
 _encode = json.JSONEncoder(check_circular=False).encode
 """ASCII: JSON lets U+2028 stand in text, and some readers of lines take it for the end of one."""
@@ -120,8 +121,9 @@ def parse_json(line: bytes) -> Parsed:
         raise ValueError("is not JSON that makes sense") from None
     if not isinstance(record, dict):
         raise ValueError('is not a JSON object such as {"key": "k", "value": "v"}')  # noqa: TRY004 - of the input
-    if unknown := record.keys() - set(FIELDS):
-        raise ValueError(f"has an unknown field {min(unknown)!r}; there are {', '.join(FIELDS)}")
+    if not record.keys() <= _FIELDS:
+        unknown = min(record.keys() - _FIELDS)
+        raise ValueError(f"has an unknown field {unknown!r}; there are {', '.join(FIELDS)}")
     if "value" not in record:
         raise ValueError('has no "value"; null is a tombstone')
     timestamp = record.get("timestamp")
@@ -154,7 +156,7 @@ def bytes_of(value: object, what: str) -> bytes | None:
 
 def headers_of_json(value: object) -> tuple[tuple[str, bytes], ...]:
     """The inverse of `json_of_headers`: takes a mapping, and pairs. Raises ValueError."""
-    if value is None:
+    if not value and (value is None or isinstance(value, dict | list)):
         return ()
     pairs: Iterable[Any] = value.items() if isinstance(value, Mapping) else _pairs(value)
     headers = []
