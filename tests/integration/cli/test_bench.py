@@ -48,6 +48,11 @@ def test_its_table_is_for_people(cli: Cli) -> None:
     assert "records per second:" in text
 
 
+def test_values_that_are_too_large_are_refused_by_size(cli: Cli) -> None:
+    line = cli.refusal("bench", "produce", "--size", "2000000", "--records", "3")
+    assert line.startswith("millpond: 2000000 bytes are more than the 1048576 allowed")
+
+
 def test_more_replicas_than_brokers_are_refused(cli: Cli) -> None:
     assert "--replicas" in cli.refusal("bench", "produce", "--replicas", "2")
 

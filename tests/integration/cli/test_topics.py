@@ -135,3 +135,8 @@ def test_an_option_on_the_line_goes_before_the_environment(cli: Cli) -> None:
     assert "127.0.0.1:1" in cli.refusal("topic", "ls", "-b", "127.0.0.1:1", "--timeout", "0.2")
     several = f"127.0.0.1:1,{cli.bootstrap}"
     assert json.loads(cli.text("cluster", "brokers", "-b", several, "-o", "json"))["id"] == 1
+
+
+def test_a_name_that_is_no_text_is_a_usage_error(cli: Cli) -> None:
+    for words in (["topic", "describe"], ["topic", "create"], ["consume"], ["produce"]):
+        assert "is not UTF-8" in cli.refusal(*words, "a\udcff", status=2)

@@ -257,6 +257,17 @@ def test_without_the_broker_extra_broker_says_how_to_get_it(
 COMMAND = [sys.executable, "-m", "millpond"]
 
 
+WITHIN = """
+import sys
+from millpond import cli
+from millpond.cli import cluster
+def work(*_): exec({script!r})
+cluster.with_client = work
+sys.exit(cli.main(["cluster", "brokers"]))
+"""
+"""A command that does something else than ask a cluster."""
+
+
 def failed(line: str, **environment: str) -> str:
     """The one line of a process that failed. One of its own: grpc and its loop are not for this one."""
     done = subprocess.run(
@@ -281,6 +292,21 @@ def test_a_cluster_that_is_not_there_is_named_with_what_to_do() -> None:
         "millpond: no broker could be reached: 127.0.0.1:1 (connection refused);"
         " start one with: millpond broker --config FILE, or name another with -b HOST:PORT"
     )
+
+
+def test_a_disk_without_room_for_records_or_rows_is_one_line_too() -> None:
+    script = "from millpond.cli.output import print_json\nwhile True: print_json({'a': 1})"
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, as a shell would open it
+        done = subprocess.run(
+            [sys.executable, "-c", WITHIN.format(script=script)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "millpond: input or output failed: No space left on device\n"
 
 
 def test_the_environment_names_the_cluster_where_the_line_does_not() -> None:

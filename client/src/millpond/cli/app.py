@@ -106,8 +106,13 @@ def run(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         return _tell(f"{error}; install it again with: pip install 'millpond[broker,cli]'", USAGE_ERROR)
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        return _tell(f"{where}{error.strerror or error}", FAILED)
+        # One without a name is of standard input or output: all other files are named, sockets are grpc's.
+        where = "input or output failed" if error.filename is None else error.filename
+        return _tell(f"{where}: {error.strerror or error}", FAILED)
+    except (
+        UnicodeEncodeError
+    ) as error:  # a byte of an argument, as Python keeps it; keys and headers may be any
+        return _tell(f"{error.object!r} is not UTF-8, as names and settings are", USAGE_ERROR)
     except Exception as error:  # a bug of ours is told in one line too, and says how to see more
         if TRACEBACK_VARIABLE in os.environ:
             raise

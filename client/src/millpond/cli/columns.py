@@ -40,11 +40,11 @@ class Columns:
     keys: Sequence[bytes | None] | None
     headers: Sequence[Sequence[tuple[str, bytes]]] | None
     timestamps: Sequence[int] | None
-    line: int = 1
-    """Of the first of them in the input."""
+    line: int = 0
+    """Of the first of them in the input; 0 where they are of none."""
 
     @classmethod
-    def of(cls, records: Sequence[Parsed], line: int = 1) -> Columns:
+    def of(cls, records: Sequence[Parsed], line: int = 0) -> Columns:
         """The columns of these records."""
         timestamps = None
         if any(record.timestamp is not None for record in records):

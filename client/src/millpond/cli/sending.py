@@ -160,8 +160,8 @@ class Sender:
 
     async def _send_before(self, columns: Columns, error: RecordTooLarge) -> MillpondError | BadInput:
         """Send what stands before the line that is too large; what to say of that line."""
-        index = columns.first_over(error.limit_bytes)
-        if index is None:  # the limit is another one, and no line of ours is known to be over it
+        index = columns.first_over(error.limit_bytes) if columns.line else None
+        if index is None:  # no line of an input, or over another limit than that of a record
             return error
         if index:
             try:
