@@ -11,6 +11,7 @@ from millpond.wire.record import Headers, Record, TopicPartition
 
 if TYPE_CHECKING:
     from millpond import errors as errors
+    from millpond import sync as sync
     from millpond._core.handout import RecordBatch
     from millpond._core.serdes import Serde, SerdeContext
     from millpond.client import Client, connect
@@ -52,8 +53,8 @@ _AT_FIRST_USE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":  # so that `except millpond.errors.UnknownTopic` needs no import of its own
-        return import_module("millpond.errors")
+    if name in ("errors", "sync"):  # so that `except millpond.errors.UnknownTopic` needs no import of its own
+        return import_module(f"millpond.{name}")
     if name not in _AT_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_AT_FIRST_USE[name]), name)

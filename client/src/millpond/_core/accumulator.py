@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from millpond._core.cluster import ClusterView, TopicView
 from millpond._core.lane import Lane
-from millpond._core.pending_batch import Columns, PendingBatch, Row, Tally
+from millpond._core.pending_batch import BatchState, Columns, PendingBatch, Row, Tally
 from millpond.wire.errors import BufferFull, MillpondError, RecordTooLarge, UnknownPartition
 from millpond.wire.header import RECORDS_MAX
 from millpond.wire.partitioner import partition_for
@@ -111,11 +111,13 @@ class Accumulator:
 
     def cool(self) -> None:
         """No topic keeps a batch hot any more."""
-        hot, self._hot = self._hot, []
-        for topic in hot:
+        if not self._hot:
+            return
+        for topic in self._hot:
             batch, topic.hot = topic.hot, None
             if batch is not None:
                 self._return_lease(batch)
+        self._hot = []
 
     def heat(self, topic: TopicIntake, batch: PendingBatch) -> None:
         """Lease room for records to come, as far as there is some."""
@@ -126,8 +128,8 @@ class Accumulator:
         self.free_bytes -= room
         batch.leased += room
         batch.left += room
+        self._hot.append(topic)  # first: a hot batch that nobody cools would take records for ever
         topic.hot = batch
-        self._hot.append(topic)
 
     def _return_lease(self, batch: PendingBatch) -> None:
         left, batch.left = batch.left, 0
@@ -136,12 +138,18 @@ class Accumulator:
             self.free_bytes += left
 
     def recount(self) -> None:
-        """Make the books right again after an interrupt in the middle of a send."""
+        """Make the books right again after an interrupt in the middle of a send.
+
+        A signal handler that raises does so between any two steps of the main thread. What `add` does is
+        ordered for this: a record is in its batch or not, and whatever else was half done is mended here.
+        """
         for topic in self._hot:
             topic.hot = None
         self._hot = []
         for batch in list(self.unsettled.values()):
-            self.discard_empty(batch)
+            batch.lane.mend()
+            if batch.state is BatchState.OPEN and not batch:
+                batch.lane.discard(batch)
         for batch in self.unsettled.values():
             batch.leased, batch.left = batch.size_bytes, 0
         self.free_bytes = self.options.buffer_bytes - sum(b.leased for b in self.unsettled.values())
@@ -221,8 +229,8 @@ class Accumulator:
 
     def discard_empty(self, batch: PendingBatch) -> None:
         """Take back a batch that was begun for a record which found no room."""
-        if not batch and batch.lane.open is batch:
-            batch.lane.close_open()
+        if not batch:
+            batch.lane.discard(batch)
 
     @property
     def last_number(self) -> int:

@@ -104,13 +104,32 @@ class Lane:
 
     def close_open(self) -> None:
         """The open batch, if there is one, takes no more records."""
-        batch, self.open = self.open, None
-        if batch is not None and not batch.settled:
-            batch.close()
-            if batch.count:
+        batch = self.open
+        if batch is None:
+            return
+        if not batch:
+            self.discard(batch)
+            return
+        # In this order an interrupt leaves what `mend` puts right.
+        batch.close()
+        self.ready.append(batch)
+        self.open = None
+
+    def discard(self, batch: PendingBatch) -> None:
+        """Let go of a batch without records."""
+        assert not batch, "nothing is thrown away"
+        if self.open is batch:
+            self.open = None
+        batch.close()
+        self._settle(batch, -1, None)
+
+    def mend(self) -> None:
+        """After an interrupt: an open batch that was half closed is closed."""
+        batch = self.open
+        if batch is not None and batch.state is not BatchState.OPEN:
+            if batch not in self.ready and not batch.settled:
                 self.ready.append(batch)
-            else:
-                self._settle(batch, -1, None)
+            self.open = None
 
     def next_retry(self) -> PendingBatch | None:
         """The next batch to be sent again, with the sequence that it has."""
@@ -218,7 +237,8 @@ class Lane:
     def give_up(self, batch: PendingBatch, error: MillpondError) -> None:
         """Its time is over, wherever it stands. An attempt that is unanswered may be answered yet."""
         if batch.state is BatchState.OPEN:
-            self.open = None
+            if self.open is batch:
+                self.open = None
             batch.close()
         self._settle(batch, -1, error)
         if batch.state is not BatchState.SENT:
