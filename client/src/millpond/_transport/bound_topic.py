@@ -47,12 +47,14 @@ class BoundTopic(TopicIntake, Generic[K, V]):
         self._value_encode = value_encode
         self._key_context = SerdeContext(name, "key")
         self._value_context = SerdeContext(name, "value")
-        self.follow_view(outgoing.connection.view)
+        self._seen: ClusterView | None = None
+        self.catch_up()
 
     # --- the topic --------------------------------------------------------------------------------------
 
     def follow_view(self, view: ClusterView) -> None:
         """Take over what the cluster says now."""
+        self._seen = view
         topic = view.topics.get(self.name)
         if topic is None:
             self.accumulator.cool()
@@ -62,12 +64,17 @@ class BoundTopic(TopicIntake, Generic[K, V]):
             if self._value_encode is not None:
                 self._hot_allowed = False  # each value is to be encoded first
 
+    def catch_up(self) -> None:
+        """See what the client sees now: whoever was told of a change may rely on it at once."""
+        view = self.outgoing.connection.view
+        if view is not self._seen:
+            self.follow_view(view)
+
     def require(self) -> None:
         """Raise UnknownTopic unless this client knows the topic."""
+        self.catch_up()
         if not self.view.topic_id:
-            self.follow_view(self.outgoing.connection.view)
-            if not self.view.topic_id:
-                raise UnknownTopic(topic=self.name)
+            raise UnknownTopic(topic=self.name)
 
     async def learn(self, deadline: Deadline) -> None:
         """As `require`, after asking the cluster."""
@@ -141,6 +148,7 @@ class BoundTopic(TopicIntake, Generic[K, V]):
         """
         outgoing = self.outgoing
         outgoing.check()
+        self.catch_up()
         if not self.view.topic_id:
             await self.learn(outgoing.deadline(timeout))
         value_bytes, key_bytes, had, at = self.record(value, key, headers, timestamp)
@@ -220,6 +228,8 @@ class BoundTopic(TopicIntake, Generic[K, V]):
         outgoing = self.outgoing
         outgoing.check()
         deadline = outgoing.deadline(timeout)
+        with outgoing.lock:
+            self.catch_up()
         if not self.view.topic_id:
             await self.learn(deadline)
         columns = columns_of(

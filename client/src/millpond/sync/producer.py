@@ -282,6 +282,7 @@ class BoundTopic(Generic[K, V]):
         done.acquire()
         with self._lock:
             inner.outgoing.check()
+            inner.require()
             if not accumulator.crowded:
                 try:
                     return self._put(lambda: inner.add(record[0], record[1], record[2], partition, record[3]))
