@@ -192,7 +192,10 @@ def test_an_error_is_raised_and_caught_like_any_other() -> None:
         raise UnknownTopic(topic="orders")
     caught.value.add_note("a note is no fact")
     assert caught.value.facts() == {"topic": "orders", "outcome": Outcome.NOT_WRITTEN}
-    assert pickle.loads(pickle.dumps(caught.value)).facts() == {"topic": "orders", "outcome": Outcome.NOT_WRITTEN}
+    assert pickle.loads(pickle.dumps(caught.value)).facts() == {
+        "topic": "orders",
+        "outcome": Outcome.NOT_WRITTEN,
+    }
 
 
 def test_who_leads_is_asked_again_where_that_can_help() -> None:
