@@ -20,4 +20,8 @@ if __name__ == "__main__":
     try:
         asyncio.run(read(*sys.argv[1:]))
     except KeyboardInterrupt:
+        # gRPC's own poller ends by itself once the last channel is closed; it is given the time to.
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join(3.0)
         print(f"interrupted, {threading.active_count()} thread")
