@@ -45,6 +45,8 @@ class LoopThread:
         self.forked = False
         """This process is a child of the one whose thread it is."""
         self._users = 0
+        # Not `is_alive`: interrupted in the middle, it takes a thread that runs for one that has ended.
+        self._ended = False
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_report)
         self._tasks = Tasks("client")
@@ -79,7 +81,7 @@ class LoopThread:
         """Raise ForkedClient in a child of the process whose thread it is, ClientClosed after its end."""
         if self.forked:
             raise ForkedClient(what="client")
-        if not self._thread.is_alive():
+        if self._ended:
             raise ClientClosed(what="client")
 
     def _main(self) -> None:
@@ -87,6 +89,7 @@ class LoopThread:
         try:
             self._loop.run_forever()
         finally:
+            self._ended = True
             self._loop.run_until_complete(self._tasks.stop())
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
