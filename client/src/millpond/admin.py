@@ -18,7 +18,7 @@ from millpond._core.times import milliseconds
 from millpond._transport import topics as calls
 from millpond._transport.connection import Connection
 from millpond._transport.offsets import OffsetAnswer, OffsetQuestion, check_partition, list_offsets
-from millpond.wire.errors import MillpondError, TopicExists, UnknownTopic
+from millpond.wire.errors import InvalidConfig, MillpondError, TopicExists, UnknownTopic
 from millpond.wire.record import TopicPartition
 
 OFFSETS_WAIT_S: Final = 5.0
@@ -123,6 +123,9 @@ class Admin:
         them. With `exist_ok` a topic that exists is described as it is. Raises TopicExists,
         InvalidTopicName, NotEnoughBrokers, InvalidConfig (which names the key).
         """
+        for key, number in (("partitions", partitions), ("replicas", replicas), ("min_insync", min_insync)):
+            if number is not None and not 0 <= number < 1 << 31:
+                raise InvalidConfig(key=key, reason=f"{number} is no number of them")
         deadline = self._connection.deadline(timeout)
         try:
             topic = await calls.create_topic(

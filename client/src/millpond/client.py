@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from types import TracebackType
 from typing import Any, Final, TypeVar, Unpack, overload
 
 from millpond._core.serdes import Deserializer, Serializer
@@ -10,11 +12,13 @@ from millpond._transport.connection import Connection
 from millpond._transport.opening import Openable
 from millpond.admin import Admin
 from millpond.consumer import Consumer, ConsumerOptions
-from millpond.producer import Producer, ProducerOptions
-from millpond.wire.errors import ClientClosed
+from millpond.producer import CANCELLED_FLUSH_S, Producer, ProducerOptions
+from millpond.wire.errors import ClientClosed, DeliveryFailed
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+_log: Final = logging.getLogger("millpond")
 
 BOOTSTRAP_VARIABLE: Final = "MILLPOND_BOOTSTRAP"
 BOOTSTRAP_DEFAULT: Final = "localhost:7070"
@@ -71,6 +75,7 @@ class Client(Openable):
 
     def producer(self, **options: Any) -> Producer[Any, Any]:
         """A producer, to be awaited, or entered with `async with`; its options are those of `Producer`."""
+        self.connection.check()
         return Producer(self.connection, **options)
 
     @overload
@@ -99,15 +104,28 @@ class Client(Openable):
 
     def consumer(self, *topics: str, **options: Any) -> Consumer[Any, Any]:
         """A consumer, to be awaited, or entered with `async with`; its options are those of `Consumer`."""
+        self.connection.check()
         return Consumer(self.connection, *topics, **options)
 
-    async def close(self) -> None:
+    async def close(self, timeout: float | None = None) -> None:
         """Close producers and consumers (a producer delivers what it holds), then everything else.
 
+        Ends within `timeout` seconds, the client's own unless given: what is not acknowledged by then fails.
         Closing twice is closing once. Raises DeliveryFailed for failures of sends that nobody awaited.
         """
         if self._connection is not None:
-            await self._connection.close()
+            await self._connection.close(timeout)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        cancelled = kind is not None and not issubclass(kind, Exception)
+        try:
+            await self.close(CANCELLED_FLUSH_S if cancelled else None)
+        except DeliveryFailed as failed:
+            if error is None:
+                raise
+            _log.warning("%s", failed)  # the block's own exception is the one to see
 
 
 def connect(
@@ -120,6 +138,8 @@ def connect(
     what brokers call this client in logs and metrics. `timeout` is for connecting, and for each later call
     that names none; seconds. Opening raises ClusterUnavailable, which names each address that was tried.
     """
+    if bootstrap is not None and not isinstance(bootstrap, str):
+        raise TypeError(f"bootstrap is a str, host:port with commas between, not {type(bootstrap).__name__}")
     if bootstrap is None:
         bootstrap = os.environ.get(BOOTSTRAP_VARIABLE) or BOOTSTRAP_DEFAULT
     return Client(bootstrap, client_id, timeout)

@@ -28,7 +28,14 @@ from millpond._transport.connection import Connection
 from millpond._transport.fetching import Fetching
 from millpond._transport.offsets import OffsetAnswer, OffsetQuestion, check_partition, list_offsets
 from millpond._transport.opening import Openable
-from millpond.wire.errors import ClientClosed, InvalidConfig, MillpondError, UnknownPartition, UnknownTopic
+from millpond.wire.errors import (
+    ClientClosed,
+    InvalidConfig,
+    InvalidRequest,
+    MillpondError,
+    UnknownPartition,
+    UnknownTopic,
+)
 from millpond.wire.record import Record, TopicPartition
 
 K = TypeVar("K")
@@ -112,7 +119,10 @@ class Consumer(Openable, Generic[K, V]):
         self._hand: Hand[K, V] = Hand(self._fetcher, reading, self._skipped)
         self._fetching: Fetching | None = None
         self._closed = False
-        self._missing_told: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
+        """Topics that were named and are not there: told at every call, once what was read before is out."""
+        self._cut_short: frozenset[str] = frozenset()
+        """With `stop`: topics that were deleted before their end was reached. There is no other end."""
         self._ready = asyncio.Event()
         """Set when there may be something to hand out."""
         self._until = 0
@@ -131,6 +141,8 @@ class Consumer(Openable, Generic[K, V]):
         view = self._connection.view
         wanted = assign(view, self._subscription).wanted
         await self._begin(view, list(wanted), deadline)
+        if self._closed:  # by another task, meanwhile
+            raise ClientClosed(what="consumer")
         self._fetching = Fetching(self._connection, self._fetcher, self._follow, self._ready.set)
         self._fetching.start()
 
@@ -153,8 +165,10 @@ class Consumer(Openable, Generic[K, V]):
                 stop_at=None if self._stop is None or answer is None else answer.high_watermark,
             )
 
-    async def close(self) -> None:
-        """End its streams and tasks. Closing twice is closing once."""
+    async def close(self, timeout: float | None = None) -> None:
+        """End its streams and tasks, within `timeout` seconds (about two, unless given). Closing twice is
+        closing once.
+        """
         if self._closed:
             return
         self._closed = True
@@ -162,7 +176,7 @@ class Consumer(Openable, Generic[K, V]):
         self._connection.release(self)
         try:
             if self._fetching is not None:
-                await self._fetching.close()
+                await self._fetching.close(timeout)
         finally:
             self._fetcher.clear()
 
@@ -181,15 +195,15 @@ class Consumer(Openable, Generic[K, V]):
         for key, cursor in list(self._fetcher.cursors.items()):
             if wanted.get(key) != cursor.topic_id:
                 self._fetcher.remove(key)
+                if self._stop is not None:
+                    self._cut_short |= {key.topic}
         if self._stop is None:
             for key, topic_id in wanted.items():
                 if key not in self._fetcher.cursors:
                     # All of it came while this consumer was there to read it: `start` is not for it.
                     compacted = view.topics[key.topic].compacted
                     self._fetcher.add(key, topic_id, 0, floating=True, holes=compacted)
-        for topic in set(missing) - self._missing_told:
-            self._fetcher.fail(UnknownTopic(topic=topic))
-        self._missing_told = frozenset(missing)
+        self._missing = frozenset(missing)
 
     # --- records ----------------------------------------------------------------------------------------
 
@@ -241,7 +255,7 @@ class Consumer(Openable, Generic[K, V]):
     @property
     def finished(self) -> bool:
         """Whether `stop="end"` was reached in every partition, and everything handed out."""
-        return self._stop is not None and self._hand.finished
+        return self._stop is not None and self._hand.finished and not self._cut_short
 
     async def commit(self, *_: object, **__: object) -> None:
         """Groups alone have offsets to commit: raises InvalidConfig."""
@@ -306,7 +320,8 @@ class Consumer(Openable, Generic[K, V]):
             known = self._connection.view.topics.get(topic)
             if known is None:
                 raise UnknownTopic(topic=topic)
-            raise UnknownPartition(topic=topic, partition=partition, partitions=len(known.partitions))
+            check_partition(known, partition)
+            raise InvalidRequest(reason=f"this consumer does not read {topic}-{partition}")
         return cursor
 
     # --- the next of what was fetched -------------------------------------------------------------------
@@ -345,7 +360,8 @@ class Consumer(Openable, Generic[K, V]):
         while True:
             self._check()
             assert self._fetching is not None, "checked"
-            await self._yield()
+            if wait:  # who does not wait has records in hand, which a cancellation here would lose
+                await self._yield()
             try:
                 found = attempt(loop.time())
             except MillpondError:
@@ -364,6 +380,8 @@ class Consumer(Openable, Generic[K, V]):
         self._ready.clear()
         if self._fetcher.buffer:
             return True
+        if gone := self._missing | self._cut_short:
+            raise UnknownTopic(topic=min(gone))
         if self.finished:
             return False
         if (trouble := self._fetcher.overdue(loop.time(), self._connection.timeout)) is not None:
@@ -426,7 +444,15 @@ def _subscription(
     for topic in topics:
         if not isinstance(topic, str):
             raise TypeError(f"topics are str, not {type(topic).__name__}; several are several arguments")
-    compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
+    try:
+        compiled = re.compile(pattern) if isinstance(pattern, str) else pattern
+    except re.error as error:
+        raise InvalidConfig(key="pattern", reason=str(error)) from None
+    if partitions is not None and not partitions:
+        raise ValueError("partitions=[] reads nothing; leave it out to read all")
+    for partition in partitions or ():
+        if type(partition) is not int:
+            raise TypeError(f"partitions are int, not {type(partition).__name__}")
     return Subscription(
         tuple(dict.fromkeys(topics)),
         compiled,

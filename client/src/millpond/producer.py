@@ -6,6 +6,7 @@ background (`_transport.outgoing`). This is the surface: options, topics, the en
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import weakref
@@ -134,6 +135,8 @@ class Producer(Openable, Generic[K, V]):
         )
         self._outgoing.follow = self._follow
         self._topics: dict[str, BoundTopic[K, V]] = {}
+        self._closing: asyncio.Event | None = None
+        """Set once it is closed."""
 
     # --- opening and closing ---------------------------------------------------------------------------
 
@@ -150,8 +153,20 @@ class Producer(Openable, Generic[K, V]):
         """
         outgoing = self._outgoing
         if outgoing.closed:
+            if self._closing is not None:  # by another task: what it delivers needs the connection until then
+                await self._closing.wait()
             return
         outgoing.closed = True
+        self._closing = asyncio.Event()
+        try:
+            await self._close(timeout)
+        finally:
+            self._closing.set()
+        outgoing.raise_unawaited()
+
+    async def _close(self, timeout: float | None) -> None:
+        outgoing = self._outgoing
+        deadline = None if timeout is None else self._connection.deadline(timeout)
         try:
             self._connection.check()
         except ForkedClient:
@@ -162,11 +177,10 @@ class Producer(Openable, Generic[K, V]):
             if outgoing.started and not self._connection.closed:
                 await outgoing.flush(timeout)
         except OperationTimeout:
-            _log.warning("producer closed with records that were not acknowledged")
+            pass  # what is left fails, and is told as that
         finally:
             self._connection.release(self)
-            await outgoing.stop()
-        outgoing.raise_unawaited()
+            await outgoing.stop(None if deadline is None else self._connection.left_s(deadline))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -35,7 +35,7 @@ class Child:
         self.name = name
         self.error = error
 
-    async def close(self) -> None:
+    async def close(self, timeout: float | None = None) -> None:
         self.closed.append(self.name)
         if self.error is not None:
             raise self.error
@@ -87,8 +87,8 @@ async def test_a_close_that_is_cancelled_closes_the_other_children_all_the_same(
     connection: Connection,
 ) -> None:
     class Slow(Child):
-        async def close(self) -> None:
-            await super().close()
+        async def close(self, timeout: float | None = None) -> None:
+            await super().close(timeout)
             await asyncio.sleep(3600)
 
     closed: list[str] = []

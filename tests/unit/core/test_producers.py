@@ -14,6 +14,7 @@ from millpond.wire.header import BatchHeader
 from millpond_broker.core.producers import (
     BATCHES_REMEMBERED,
     EXPIRY_MS,
+    PRODUCERS_KEPT,
     Producers,
     SeenBatch,
 )
@@ -91,17 +92,53 @@ def test_batches_without_a_producer_are_not_remembered() -> None:
     assert len(producers) == 0
 
 
+def crowd(producers: Producers, offset: int, timestamp: int) -> None:
+    """As many others as are remembered in any case."""
+    for number in range(PRODUCERS_KEPT):
+        producers.observe(header(offset + number, Producer(1000 + number, 0, 0), timestamp=timestamp))
+
+
 def test_a_producer_silent_for_more_than_a_day_is_forgotten() -> None:
     """Rule 19: by its newest batch."""
     producers = Producers()
     producers.observe(header(0, Producer(1, 0, 0), timestamp=1000))
     producers.observe(header(1, Producer(2, 0, 0), timestamp=1000))
     producers.observe(header(2, Producer(2, 0, 1), timestamp=1001))
+    crowd(producers, 3, timestamp=1001)
     producers.expire(1000 + EXPIRY_MS)
-    assert len(producers) == 2
+    assert len(producers) == 2 + PRODUCERS_KEPT
     producers.expire(1001 + EXPIRY_MS)
     assert producers.get(1) is None
     assert len(seen(producers, 2)) == 2
+
+
+def test_a_few_producers_are_remembered_however_long_they_are_silent() -> None:
+    """Forgetting one with a batch under way would let it be written twice."""
+    producers = Producers()
+    producers.observe(header(0, Producer(1, 0, 0), timestamp=1000))
+    producers.expire(1000 + 10 * EXPIRY_MS)
+    assert producers.get(1) is not None
+
+
+def test_the_longest_silent_goes_first_and_no_more_than_needed() -> None:
+    producers = Producers()
+    producers.observe(header(0, Producer(1, 0, 0), timestamp=1000))
+    producers.observe(header(1, Producer(2, 0, 0), timestamp=2000))
+    crowd(producers, 2, timestamp=3000)
+    producers.observe(header(5000, Producer(1000, 0, 1), timestamp=3000 + 2 * EXPIRY_MS))
+    producers.expire(3000 + 2 * EXPIRY_MS)
+    assert len(producers) == PRODUCERS_KEPT
+    assert producers.get(1) is producers.get(2) is None
+
+
+def test_records_of_long_ago_do_not_have_their_producer_forgotten() -> None:
+    """Rule 19 is about silence: a producer that fills in last week's records is not silent."""
+    producers = Producers()
+    now = 100 * EXPIRY_MS
+    crowd(producers, 0, timestamp=now)
+    producers.observe(header(5000, Producer(1, 0, 0), timestamp=now - 7 * EXPIRY_MS))
+    producers.expire(now)
+    assert producers.get(1) is not None
 
 
 @given(

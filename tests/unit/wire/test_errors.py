@@ -167,6 +167,7 @@ def test_an_error_of_a_send_says_whether_the_record_may_be_in_the_log() -> None:
         "ClientClosed",
         "CorruptBatch",
         "FencedEpoch",
+        "ForkedClient",
         "InvalidRecord",
         "InvalidRequest",
         "NotEnoughReplicas",

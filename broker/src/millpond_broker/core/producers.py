@@ -15,12 +15,19 @@ from millpond.wire.header import NO_PRODUCER_ID, BatchHeader
 BATCHES_REMEMBERED: Final = 5
 """As many as a producer may have in flight (rule 19): any retry it can send is among them."""
 EXPIRY_MS: Final = 24 * 3600 * 1000
-"""A producer silent for a day is forgotten (rule 19)."""
+"""A producer silent for a day may be forgotten (rule 19)."""
+PRODUCERS_KEPT: Final = 1000
+"""So many are remembered however long they are silent: forgetting is for the sake of memory, and whoever is
+forgotten with a batch under way may write it twice."""
 _SEQUENCE_MODULUS: Final = 1 << 31
 
 
 class SeenBatch(NamedTuple):
-    """One batch as it was appended. Sequences wrap to 0 after 2**31 - 1."""
+    """One batch as it was appended. Sequences wrap to 0 after 2**31 - 1.
+
+    `timestamp` is the time of the log then: the latest that any batch so far had. A batch's own may lie far
+    back, and would have its producer forgotten at once.
+    """
 
     first_sequence: int
     last_sequence: int
@@ -45,6 +52,8 @@ class Producers:
 
     def __init__(self) -> None:
         self._states: dict[int, ProducerState] = {}
+        # The latest time of any batch so far; it does not go back.
+        self._latest = 0
 
     def __len__(self) -> int:
         return len(self._states)
@@ -79,24 +88,26 @@ class Producers:
 
     def observe(self, header: BatchHeader) -> None:
         """Note a batch that is in the log. Batches without a producer id are not remembered."""
+        self._latest = max(self._latest, header.max_timestamp)
         if header.producer_id == NO_PRODUCER_ID:
             return
         state = self._states.get(header.producer_id)
         if state is None or state.epoch != header.producer_epoch:
             state = self._states[header.producer_id] = ProducerState(header.producer_epoch)
-        seen = SeenBatch(
-            header.base_sequence, _last_sequence(header), header.base_offset, header.max_timestamp
-        )
+        seen = SeenBatch(header.base_sequence, _last_sequence(header), header.base_offset, self._latest)
         state.batches.append(seen)
 
     def expire(self, now_ms: int) -> None:
-        """Forget who has been silent for EXPIRY_MS."""
-        silent = [
-            producer_id
+        """Forget who has been silent for EXPIRY_MS, the longest silent first, down to PRODUCERS_KEPT."""
+        spare = len(self._states) - PRODUCERS_KEPT
+        if spare <= 0:
+            return
+        silent = sorted(
+            (state.batches[-1].timestamp, producer_id)
             for producer_id, state in self._states.items()
-            if state.batches and now_ms - state.batches[-1].timestamp > EXPIRY_MS
-        ]
-        for producer_id in silent:
+            if now_ms - state.batches[-1].timestamp > EXPIRY_MS
+        )
+        for _, producer_id in silent[:spare]:
             del self._states[producer_id]
 
     def snapshot(self) -> list[Any]:
@@ -111,5 +122,7 @@ class Producers:
         """The table that `snapshot` was taken of."""
         table = cls()
         for producer_id, epoch, batches in snapshot:
-            table._states[producer_id] = ProducerState(epoch, [SeenBatch(*batch) for batch in batches])
+            state = ProducerState(epoch, [SeenBatch(*batch) for batch in batches])
+            table._states[producer_id] = state
+            table._latest = max(table._latest, state.batches[-1].timestamp)
         return table

@@ -7,12 +7,13 @@ from typing import Any, Final
 import grpc
 
 from millpond.v1 import produce_pb2
+from millpond.wire.batch import MESSAGE_BATCHES_MAX
 from millpond.wire.errors import InvalidRequest
 from millpond_broker.core.leader import Acks
 from millpond_broker.rpc.calls import Context, bidi, read_all, serve, unary
 from millpond_broker.rpc.translate import error_detail
 from millpond_broker.runtime.broker import Broker
-from millpond_broker.runtime.produce import REQUEST_BATCHES_MAX, Batch, ProduceSession, Result
+from millpond_broker.runtime.produce import Batch, ProduceSession, Result
 
 _ACKS: Final = {
     produce_pb2.ACKS_NONE: Acks.NONE,
@@ -38,9 +39,9 @@ class ProduceService:
                 acks = _ACKS.get(request.acks)
                 if acks is None:
                     raise InvalidRequest(reason=f"acks {request.acks} is none of all, leader and none")
-                if len(request.batches) > REQUEST_BATCHES_MAX:
+                if len(request.batches) > MESSAGE_BATCHES_MAX:
                     counted = f"{len(request.batches)} batches in a message"
-                    raise InvalidRequest(reason=f"{counted}; {REQUEST_BATCHES_MAX} are allowed")
+                    raise InvalidRequest(reason=f"{counted}; {MESSAGE_BATCHES_MAX} are allowed")
                 for item in request.batches:
                     session.offer(Batch(item.id, item.topic_id, item.partition, item.batch), acks)
 

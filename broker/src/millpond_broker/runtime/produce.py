@@ -20,8 +20,6 @@ from millpond_broker.runtime.ports import Clock
 
 RESULTS_UNREAD_MAX: Final = 10_000
 """Results of one stream that its client has not taken: one that reads none is not read on."""
-REQUEST_BATCHES_MAX: Final = 1_000
-"""Batches in one message: each may become a result."""
 
 
 class Batch(NamedTuple):

@@ -119,7 +119,8 @@ class Topics:
         held = sum(len(topic.partitions) for topic in self._metadata.image.topics.values())
         if held + added > self._partitions_max:
             raise InvalidConfig(
-                key="partitions", reason=f"there are {held}; {added} more would exceed {self._partitions_max}"
+                key="partitions",
+                reason=f"{held} and {added} more exceed limits.partitions_max, {self._partitions_max}",
             )
 
     async def _led(self, topic_id: bytes) -> tuple[TopicImage, int]:

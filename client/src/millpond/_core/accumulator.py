@@ -188,7 +188,9 @@ class Accumulator:
     def leave(self, waiter: RoomWaiter) -> None:
         """Whoever waited does not want the room any more."""
         if waiter.granted:
-            if not waiter.only_look:
+            if waiter.only_look:
+                self.grant()  # it was their turn, and is the next one's now
+            else:
                 self.give_room(waiter.size_bytes)
         else:
             self._waiters.remove(waiter)

@@ -52,6 +52,8 @@ class Fetcher:
         self.buffer = FetchBuffer()
         self._buffer_bytes = buffer_bytes
         self._raise_on_gap = raise_on_gap
+        self.replan = False
+        """Something was detached that only `plan` can subscribe again."""
         self._jitter = jitter
         self._last_session = 0
         self._brokers = 1
@@ -328,6 +330,7 @@ class Fetcher:
 
     def _corrupted(self, cursor: Cursor, error: CorruptBatch, now: float) -> None:
         self._detach(cursor)
+        self.replan = True  # nobody else will: the leader knows of nothing wrong
         cursor.corrupt += 1
         if cursor.corrupt < CORRUPT_ATTEMPTS:
             self._trouble(cursor, error, now)

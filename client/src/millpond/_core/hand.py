@@ -36,6 +36,9 @@ class Hand(Generic[K, V]):
         """Of the batch that was unpacked last."""
         self._parts: deque[RecordBatch[K, V] | Refused] = deque()
         """What is still to come of it."""
+        self._failed: Cursor | None = None
+        """Whose error was raised last; None for one that is of no one partition."""
+        self._deferred_of: Cursor | None = None
         self._deferred: MillpondError | None = None
 
     @property
@@ -58,7 +61,7 @@ class Hand(Generic[K, V]):
         Raises, in its turn, what the user is to hear of; the position is past it then.
         """
         if self._deferred is not None:
-            error, self._deferred = self._deferred, None
+            error, self._deferred, self._deferred_of = self._deferred, None, None
             raise error
         if self._batch is not None and self.at < len(self.records):
             self._batch = self._batch.slice(self.at, len(self.records))
@@ -72,13 +75,14 @@ class Hand(Generic[K, V]):
         assert self._cursor is not None, "a part is of some partition"
         if isinstance(part, Refused):
             self._cursor.next_offset = part.next_offset
+            self._failed = self._cursor
             raise part.error
         self._batch = part
         return part
 
     def defer(self, error: MillpondError) -> None:
         """Raise it at the next call: it came up behind records that are given back first."""
-        self._deferred = error
+        self._deferred, self._deferred_of = error, self._failed
 
     def position(self, cursor: Cursor) -> int:
         """The offset that is handed out next."""
@@ -91,7 +95,8 @@ class Hand(Generic[K, V]):
 
     def moved(self, cursor: Cursor) -> None:
         """It was moved elsewhere: what is in hand of it is not handed out any more."""
-        self._deferred = None
+        if cursor is self._deferred_of:
+            self._deferred = self._deferred_of = None
         if cursor is self._cursor:
             self._parts.clear()
             self.records, self.at = [], 0
@@ -109,6 +114,7 @@ class Hand(Generic[K, V]):
         if item is None:
             return False
         if isinstance(item, FetchedError):
+            self._failed = item.cursor
             raise item.error
         if isinstance(item, FetchedGap):
             item.cursor.next_offset = item.resumed_at

@@ -283,6 +283,13 @@ class PendingBatch:
             if self.tally is not None:
                 self.tally.count += 1
 
+    def unreport(self) -> None:
+        """Nobody will tell of the batch as a whole: its failed records count as those that nobody awaited."""
+        if self.reported:
+            self.reported = False
+            if self.tally is not None:
+                self.tally.count += self.unclaimed
+
     @property
     def unclaimed(self) -> int:
         """How many records nobody awaits."""

@@ -23,12 +23,14 @@ from millpond._core.cluster import ClusterView
 from millpond._core.lane import IN_FLIGHT_MAX, Identity, Lane
 from millpond._core.pending_batch import BatchState, PendingBatch
 from millpond._core.retry import Backoff
+from millpond.wire.batch import MESSAGE_BATCHES_MAX
 from millpond.wire.compression import Codec
 from millpond.wire.errors import (
     BrokerNotReady,
     ClientClosed,
     ClusterUnavailable,
     DeliveryTimeout,
+    InvalidRecord,
     MillpondError,
     NotLeader,
     Outcome,
@@ -260,7 +262,11 @@ class Sender:
             if lane not in self.accumulator.active:
                 continue
             served = False
-            while size < MESSAGE_BYTES and (batch := self._next(lane, session, now, busy=busy)) is not None:
+            while (
+                size < MESSAGE_BYTES
+                and len(attempts) < MESSAGE_BATCHES_MAX
+                and (batch := self._next(lane, session, now, busy=busy)) is not None
+            ):
                 if (attempt := self._attempt(lane, batch)) is None:
                     continue
                 batch.message = message
@@ -274,7 +280,7 @@ class Sender:
             if served:
                 del peer.lanes[lane]
                 peer.lanes[lane] = None
-            if size >= MESSAGE_BYTES:
+            if size >= MESSAGE_BYTES or len(attempts) >= MESSAGE_BATCHES_MAX:
                 break
         if attempts:
             session.messages += 1
@@ -346,7 +352,7 @@ class Sender:
         try:
             data = batch.encode(self.options.codec, lane.producer(batch)).data
         except (MillpondError, TypeError) as error:  # a record that cannot be encoded fails its batch only
-            refused = error if isinstance(error, MillpondError) else ClientClosed(what=str(error))
+            refused = error if isinstance(error, MillpondError) else InvalidRecord(reason=str(error))
             lane.refused(batch, refused)
             return None
         lane.sent(batch, self._attempts)
@@ -464,3 +470,9 @@ class Sender:
 
         for lane in list(self.accumulator.lanes.values()):
             self._end(lane, error_of)
+
+    def fail(self, error: MillpondError) -> None:
+        """Fail whatever is unsettled with that error: nobody can send it."""
+        self.accumulator.cool()
+        for lane in list(self.accumulator.lanes.values()):
+            self._end(lane, lambda _: error)

@@ -18,10 +18,19 @@ from millpond._core.pending_batch import Ack, PendingBatch
 from millpond._core.retry import Deadline
 from millpond._core.serdes import Encode, SerdeContext
 from millpond._core.times import milliseconds
-from millpond._transport.delivery import Delivery, SendResult
+from millpond._transport.delivery import Delivery, SendResult, claim
 from millpond._transport.outgoing import Outgoing
 from millpond._transport.send_columns import SendMany, columns_of
-from millpond.wire.errors import BufferFull, DeliveryTimeout, InvalidRecord, Outcome, UnknownTopic
+from millpond.wire.batch import TIMESTAMP_MAX_MS
+from millpond.wire.errors import (
+    BufferFull,
+    ClusterUnavailable,
+    DeliveryTimeout,
+    InvalidRecord,
+    OperationTimeout,
+    Outcome,
+    UnknownTopic,
+)
 from millpond.wire.record import Headers
 
 K = TypeVar("K")
@@ -79,7 +88,10 @@ class BoundTopic(TopicIntake, Generic[K, V]):
     async def learn(self, deadline: Deadline) -> None:
         """As `require`, after asking the cluster."""
         if not self.view.topic_id:
-            await self.outgoing.connection.topic(self.name, deadline)
+            try:
+                await self.outgoing.connection.topic(self.name, deadline)
+            except (ClusterUnavailable, OperationTimeout) as error:
+                raise DeliveryTimeout(timeout=deadline.timeout, outcome=Outcome.NOT_WRITTEN) from error
             with self.outgoing.lock:
                 self.require()
 
@@ -149,8 +161,10 @@ class BoundTopic(TopicIntake, Generic[K, V]):
         outgoing = self.outgoing
         outgoing.check()
         self.catch_up()
+        deadline: Deadline | None = None
         if not self.view.topic_id:
-            await self.learn(outgoing.deadline(timeout))
+            deadline = outgoing.deadline(timeout)
+            await self.learn(deadline)
         value_bytes, key_bytes, had, at = self.record(value, key, headers, timestamp)
         if not self.accumulator.crowded:
             try:
@@ -160,7 +174,8 @@ class BoundTopic(TopicIntake, Generic[K, V]):
             else:
                 await outgoing.let_others()
                 return delivery
-        deadline = outgoing.deadline(timeout)
+        if deadline is None:
+            deadline = outgoing.deadline(timeout)
         size = self.measure(value_bytes, key_bytes, had)
         if not await outgoing.wait_for_room(size, deadline):
             full = BufferFull(buffer_bytes=self.accumulator.options.buffer_bytes)
@@ -205,6 +220,7 @@ class BoundTopic(TopicIntake, Generic[K, V]):
         except DeliveryTimeout:
             raise
         except TimeoutError:
+            claim(delivery)
             raise DeliveryTimeout(timeout=timeout, outcome=Outcome.UNKNOWN) from None
 
     # --- many records -----------------------------------------------------------------------------------
@@ -293,4 +309,6 @@ def _milliseconds(timestamp: int | datetime) -> int:
     at = milliseconds(timestamp)
     if at < 0:
         raise InvalidRecord(reason=f"timestamp {at} ms lies before 1970")
+    if at > TIMESTAMP_MAX_MS:  # here: in a batch it would fail its neighbours too
+        raise InvalidRecord(reason=f"timestamp {at} ms is no time that a record can have")
     return at

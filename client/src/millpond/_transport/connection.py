@@ -62,8 +62,8 @@ os.register_at_fork(after_in_child=_count_fork)
 class Child(Protocol):
     """What a connection closes before itself: a producer, a consumer."""
 
-    async def close(self) -> None:
-        """Release everything. Closing twice is closing once."""
+    async def close(self, timeout: float | None = None) -> None:
+        """Release everything, within `timeout` seconds if given. Closing twice is closing once."""
 
 
 class Connection:
@@ -79,6 +79,8 @@ class Connection:
         self._tasks = Tasks("client")
         self._children: dict[int, Child] = {}
         self._closed = False
+        self._closing: asyncio.Event | None = None
+        """Set once it is closed; None while nobody closes it."""
         self._fork = _forks
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] = self._loop.create_future()
@@ -140,19 +142,31 @@ class Connection:
         """Forget a child that is closed."""
         self._children.pop(id(child), None)
 
-    async def close(self) -> None:
-        """Close children, newest first, then tasks and channels. An error of a child is raised at the end."""
-        if self._closed or self._fork != _forks:
+    async def close(self, timeout: float | None = None) -> None:
+        """Close children, newest first, which have `timeout` seconds in all, then tasks and channels. A
+        child's error is raised at the end. Whoever closes while another task does waits for that.
+        """
+        if self._fork != _forks:
             return
+        if self._closing is not None:
+            await self._closing.wait()
+            return
+        self._closing = asyncio.Event()
+        try:
+            await self._close(self.deadline(timeout))
+        finally:
+            self._closing.set()
+
+    async def _close(self, deadline: Deadline) -> None:
         errors: list[Exception] = []
         try:
-            await self._close_children(errors)
+            await self._close_children(errors, deadline)
         finally:
             self._closed = True
             self._tell()
             try:
                 # Those that are left where this was cancelled: with the client closed, none waits for long.
-                await self._close_children(errors)
+                await self._close_children(errors, deadline)
                 await self._tasks.stop()
             finally:
                 links = list(self._links.values())
@@ -161,11 +175,11 @@ class Connection:
         if errors:
             raise errors[0]
 
-    async def _close_children(self, errors: list[Exception]) -> None:
+    async def _close_children(self, errors: list[Exception], deadline: Deadline) -> None:
         while self._children:
             _, child = self._children.popitem()
             try:
-                await child.close()
+                await child.close(max(0.0, self.left_s(deadline)))
             except Exception as error:  # the others are to be closed too; its error is raised in the end
                 errors.append(error)
 

@@ -67,13 +67,13 @@ class Fetching:
         for wake in self._streams.values():
             wake.set()
 
-    async def close(self) -> None:
+    async def close(self, timeout: float | None) -> None:
         """End every stream, then every task."""
         self._closing = True
         self.handed_out()
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2 * HALF_CLOSE_S):
+                async with asyncio.timeout(2 * HALF_CLOSE_S if timeout is None else timeout):
                     while self._streams:
                         self._wake.clear()
                         await self._wake.wait()
@@ -171,7 +171,8 @@ class Fetching:
                     for part in response.fetched
                 ]
                 self._fetcher.received(session, parts, self._loop.time())
-                if any(part.error is not None for part in parts):
+                if self._fetcher.replan or any(part.error is not None for part in parts):
+                    self._fetcher.replan = False
                     self._wake.set()
                 if parts:
                     self._progress()

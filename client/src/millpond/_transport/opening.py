@@ -19,8 +19,8 @@ class Openable:
     async def _open(self) -> None:
         raise NotImplementedError
 
-    async def close(self) -> None:
-        """Release everything. Closing twice is closing once."""
+    async def close(self, timeout: float | None = None) -> None:
+        """Release everything, within `timeout` seconds if given. Closing twice is closing once."""
         raise NotImplementedError
 
     async def _opened(self) -> Self:
@@ -29,6 +29,7 @@ class Openable:
             try:
                 await self._open()
             except BaseException:  # cancelled, too: nothing half open is left
+                self.__opened = False
                 await self.close()
                 raise
         return self

@@ -172,11 +172,11 @@ class Outgoing:
 
     # --- the end ----------------------------------------------------------------------------------------
 
-    async def stop(self) -> None:
-        """End the streams; what is unsettled then fails with ClientClosed."""
+    async def stop(self, seconds: float | None) -> None:
+        """End the streams, within so many seconds if given; what is unsettled fails with ClientClosed."""
         try:
             if self._producing is not None:
-                await self._producing.close()
+                await self._producing.close(seconds)
         finally:
             with self.lock:
                 self.sender.close("producer")

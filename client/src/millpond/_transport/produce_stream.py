@@ -25,7 +25,7 @@ from millpond._transport.link import Link
 from millpond._transport.tasks import Tasks, end
 from millpond._transport.translate import error_of
 from millpond.v1 import produce_pb2
-from millpond.wire.errors import MillpondError
+from millpond.wire.errors import InternalError, MillpondError
 
 PRODUCE: Final = produce_pb2.DESCRIPTOR.services_by_name["ProduceService"]
 PRODUCER: Final = produce_pb2.DESCRIPTOR.services_by_name["ProducerService"]
@@ -80,6 +80,8 @@ class Producing:
         self._wake_at = 0.0
         """When the supervisor will look around without being woken."""
         self._identifying = False
+        self._defect: InternalError | None = None
+        """What ended the supervisor, if anything did."""
         self._closing = False
         self._ended = asyncio.Event()
         """Set whenever a stream has ended."""
@@ -91,21 +93,25 @@ class Producing:
 
     def nudge(self) -> None:
         """Tell it that records came or are to be flushed. On the loop's thread, under the lock."""
+        if self._defect is not None:
+            self._sender.fail(self._defect)
+            return
         unplaced = self._sender.place_new(self._connection.view)
         for stream in self._streams.values():
             stream.wake.set()
         if unplaced or self._sender.wake_at() < self._wake_at:
             self._wake.set()
 
-    async def close(self) -> None:
-        """End every stream, then every task. What is unsettled stays so."""
+    async def close(self, seconds: float | None) -> None:
+        """End every stream, then every task, in so many seconds at most. What is unsettled stays so."""
+        patience = HALF_CLOSE_S + 1.0
         self._closing = True
         self._wake.set()
         for stream in self._streams.values():
             stream.wake.set()
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HALF_CLOSE_S + 1.0):
+                async with asyncio.timeout(patience if seconds is None else min(patience, max(0.0, seconds))):
                     while self._streams:
                         self._ended.clear()
                         await self._ended.wait()
@@ -121,6 +127,15 @@ class Producing:
 
     async def _supervise(self) -> None:
         """Follow the view and the clock. Ends by being cancelled, or when the producer closes."""
+        try:
+            await self._look_around()
+        except Exception as error:  # a defect of ours: without a word its records would wait for ever
+            self._defect = InternalError(reason=f"the producer's own task failed: {error!r}")
+            with self._lock:
+                self._sender.fail(self._defect)
+            raise
+
+    async def _look_around(self) -> None:
         seen: ClusterView | None = None
         while not self._closing:
             self._wake.clear()

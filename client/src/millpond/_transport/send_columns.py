@@ -119,6 +119,19 @@ class SendMany:
 
     async def send(self, deadline: Deadline) -> None:
         """Hand everything to the lanes, waiting for room. What finds none in time has failed."""
+        try:
+            await self._send(deadline)
+        except BaseException:  # cancelled, or closed meanwhile: nobody will ask for the result
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Failures of what was handed over are for the next flush to tell."""
+        with self._outgoing.lock:
+            for chunk in self._chunks:
+                chunk.batch.unreport()
+
+    async def _send(self, deadline: Deadline) -> None:
         accumulator = self._topic.accumulator
         sent = 0
         for number, indexes in self._interleaved():
@@ -211,8 +224,7 @@ class SendMany:
         except TimeoutError:
             pass  # the caller's, not the records': what is not known yet is said so below
         except BaseException:  # cancelled: failures are for the next flush to tell
-            for chunk in self._chunks:
-                chunk.batch.reported = chunk.batch.settled
+            self._abandon()
             raise
         for chunk in self._chunks:
             self._gather(chunk, result, deadline)
@@ -227,7 +239,7 @@ class SendMany:
                 error = copy_of(batch.error)
             else:
                 assert deadline is not None, "otherwise all are settled"
-                batch.reported = False
+                batch.unreport()
                 error = DeliveryTimeout(timeout=deadline.timeout, outcome=Outcome.UNKNOWN)
             self._failed.update(dict.fromkeys(indexes, error))
             return

@@ -12,7 +12,7 @@ from millpond._transport.connection import DESCRIBE_S, METADATA, Connection
 from millpond._transport.offsets import by_leader, pause_or_raise
 from millpond._transport.translate import broker_of, topic_of
 from millpond.v1 import admin_pb2, metadata_pb2
-from millpond.wire.errors import MillpondError, TopicExists
+from millpond.wire.errors import MillpondError, TopicExists, UnknownTopic
 from millpond.wire.record import TopicPartition
 
 ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -72,7 +72,13 @@ async def _settled(
 async def delete_topic(connection: Connection, name: str, deadline: Deadline) -> None:
     """Delete it; the connection's view is without it then."""
     request = admin_pb2.DeleteTopicRequest(name=name)
-    response = await connection.call_any(ADMIN, "DeleteTopic", request, deadline)
+    unanswered: list[str] = []
+    try:
+        response = await connection.call_any(ADMIN, "DeleteTopic", request, deadline, unanswered=unanswered)
+    except UnknownTopic:
+        if not unanswered:
+            raise
+        return  # a call whose answer was lost has deleted it
     await connection.newer_than(response.version - 1, deadline)
 
 

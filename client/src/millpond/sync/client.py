@@ -109,8 +109,9 @@ class Client(Closing):
 
         return Consumer(self._thread.call(make), self._thread)
 
-    def close(self) -> None:
-        """Close producers and consumers, then everything else. Closing twice is closing once.
+    def close(self, timeout: float | None = None) -> None:
+        """Close producers and consumers, then everything else, within `timeout` seconds (the client's own,
+        unless given). Closing twice is closing once.
 
         Raises DeliveryFailed for failures of sends that nobody awaited.
         """
@@ -118,6 +119,6 @@ class Client(Closing):
             return
         self._closed = True
         try:
-            self._thread.run(self._inner.close)
+            self._thread.run(lambda: self._inner.close(timeout))
         finally:
             self._thread.release()

@@ -9,7 +9,7 @@ from typing import Self
 class Closing:
     """Objects that `with` closes."""
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Release everything. Closing twice is closing once."""
         raise NotImplementedError
 

@@ -109,7 +109,7 @@ class Consumer(Closing, Generic[K, V]):
         )
         self._thread.run(seek)
 
-    def close(self) -> None:
-        """End its streams and tasks. Closing twice is closing once."""
+    def close(self, timeout: float | None = None) -> None:
+        """End its streams and tasks, within `timeout` seconds if given. Closing twice is closing once."""
         if not self._thread.forked:
-            self._thread.run(self._inner.close)
+            self._thread.run(lambda: self._inner.close(timeout))

@@ -36,6 +36,8 @@ BODY_BYTES_MAX: Final = 64 << 20
 """Largest uncompressed body a decoder makes room for: a bound on what one batch costs a consumer."""
 
 
+MESSAGE_BATCHES_MAX: Final = 1000
+"""Batches in one message of a produce stream: each may become a result, and a broker takes no more."""
 TIMESTAMP_MAX_MS: Final = 1 << 62
 """A timestamp and the difference of any two fit in 64 bits."""
 

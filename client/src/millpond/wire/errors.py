@@ -355,7 +355,7 @@ class OperationTimeout(
 
     what: str
     timeout: float
-    message = "{what} did not end within {timeout} s"
+    message = "{what} did not end within {timeout:.3g} s"
 
 
 class DeliveryFailed(MillpondError, code=ErrorCode.DELIVERY_FAILED, status="ABORTED"):
@@ -386,6 +386,7 @@ class ForkedClient(MillpondError, code=ErrorCode.FORKED_CLIENT, status="FAILED_P
     """The object was made before a fork and used in the child: sockets, locks and files are the parent's."""
 
     what: str
+    outcome: Outcome = Outcome.NOT_WRITTEN
     message = "this {what} was opened before fork(); open one in the child"
 
 
