@@ -35,7 +35,7 @@ OPTIONS = tiny(segment_bytes=200)
 TIMES = (5, 9, 7, 9, 12)
 DURABLE = len(TIMES)
 """Confirmed by syncs, and seen by the frame of the one record more that the unclean log holds."""
-SNAPSHOT = [[7, 0, [[at, at, at, TIMES[at]] for at in range(DURABLE)]]]
+SNAPSHOT = [[7, 0, [[at, at, at, max(TIMES[: at + 1])] for at in range(DURABLE)]]]
 
 
 def built(*, clean: bool) -> tuple[SimFiles, list[Seen]]:
