@@ -115,6 +115,8 @@ class Partition:
         self.log: Log | None = None
         # None unless the state is LEADING.
         self.leader: Leader[Answer] | None = None
+        # Epoch of the last leadership: a log that was cut is led again in a later one only (rule 12).
+        self.last_epoch = -1
         self._clock = clock
         self._metrics = metrics
         self._request_sync = request_sync
@@ -128,6 +130,7 @@ class Partition:
         self._step_down(NotLeader(topic=reign.topic, partition=reign.partition, outcome=Outcome.UNKNOWN))
         self._enter(State.LEADING, None)
         self.log = log
+        self.last_epoch = reign.leader_epoch
         self.leader = Leader(reign, log.log_end, log.durable_end, log.log_start)
 
     def stand_by(self, error: MillpondError) -> None:

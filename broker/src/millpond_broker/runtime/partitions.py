@@ -162,7 +162,7 @@ class Partitions:
                     NotLeader(topic=topic.name, partition=partition.name.partition, leader=state.leader)
                 )
             return
-        if partition.leader is None or partition.leader.reign.leader_epoch < state.leader_epoch:
+        if partition.last_epoch < state.leader_epoch:
             await self._lead(partition, topic, state)
 
     async def _lead(self, partition: Partition, topic: TopicImage, state: PartitionImage) -> None:

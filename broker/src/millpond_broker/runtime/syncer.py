@@ -88,6 +88,8 @@ class Syncer:
                 self._failed(partition)
             elif (part := log.begin_sync()) is not None:
                 pending.append((partition, part))
+            elif partition.leader is not None:
+                partition.advance()  # the log synced by itself: a refused append does, to take its bytes back
         return pending
 
     async def _sync(self, pending: list[tuple[Partition, PendingSync]]) -> None:
