@@ -20,6 +20,7 @@ from millpond_broker.consensus.codec import (
 )
 from millpond_broker.core.commands import (
     AddPartitions,
+    AddVoter,
     AllocateProducerIds,
     Barrier,
     ChangePartitions,
@@ -31,6 +32,7 @@ from millpond_broker.core.commands import (
     InitCluster,
     PartitionChange,
     RegisterBroker,
+    RemoveVoter,
     SetTopicConfig,
     Undecodable,
     Voter,
@@ -40,7 +42,7 @@ from tests.unit.core.clusters import PROPOSER, cluster, id_of
 from tests.unit.core.test_snapshot import lived
 
 EXAMPLES: list[Command] = [
-    InitCluster(id_of("c"), (Voter(1, "d"), Voter(2, "e")), 1),
+    InitCluster(id_of("c"), (Voter(1, "d"), Voter(2, "e", "host:7071")), 1),
     RegisterBroker(1, id_of("i"), "d", "a:1", "ä:2", "", "0.1"),
     ClaimController(1, 2**63),
     CreateTopic(id_of("t"), "orders", 2, 1, (("b", "2"), ("a", "1")), ((1, 2), (2, 1))),
@@ -55,6 +57,8 @@ EXAMPLES: list[Command] = [
     ),
     AllocateProducerIds(1, 2**40, 1000),
     Barrier(),
+    AddVoter(Voter(3, "f", "host:7071")),
+    RemoveVoter(2**31 - 1),
 ]
 
 

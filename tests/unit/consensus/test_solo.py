@@ -25,6 +25,7 @@ from millpond_broker.core.commands import (
     InitCluster,
     RegisterBroker,
     SetTopicConfig,
+    Voter,
 )
 from millpond_broker.core.image import MetadataImage, Refused, digest
 from millpond_broker.storage.files import OsFiles
@@ -43,7 +44,7 @@ async def test_a_first_start_makes_a_cluster_with_this_broker_as_its_voter() -> 
     files = disk()
     async with opened(files) as log:
         assert log.image.cluster_id == ids()()
-        assert log.image.voters == {1: disk_of(1)}
+        assert log.image.voters == {1: Voter(1, disk_of(1))}
         (first,) = log.committed(1)
         assert isinstance(first.envelope.command, InitCluster)
         assert first.index == log.image.version == 2, (

@@ -6,13 +6,16 @@ DESIGN §7, rules 11 to 14.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from millpond.wire.errors import ERRORS, ErrorCode, FencedEpoch, MillpondError, Outcome, TopicExists
 from millpond_broker.core import broker_commands, image, topic_commands
+from millpond_broker.core.broker_commands import why_not_change_voters
 from millpond_broker.core.commands import (
     AddPartitions,
+    AddVoter,
     AllocateProducerIds,
     Barrier,
     ChangePartitions,
@@ -23,11 +26,20 @@ from millpond_broker.core.commands import (
     Envelope,
     InitCluster,
     PartitionChange,
+    RemoveVoter,
     SetTopicConfig,
     Undecodable,
     Voter,
 )
-from millpond_broker.core.image import Applied, BrokerState, PartitionImage, Refused, RefusedItem
+from millpond_broker.core.image import (
+    Applied,
+    BrokerState,
+    PartitionImage,
+    Refused,
+    RefusedItem,
+    from_snapshot,
+    to_snapshot,
+)
 from tests.unit.core.clusters import (
     CLUSTER,
     PROPOSER,
@@ -41,6 +53,36 @@ from tests.unit.core.clusters import (
 )
 
 ORDERS = id_of("orders")
+
+
+def test_voters_come_and_go_and_what_speaks_against_it_is_said_before() -> None:
+    c = cluster(2)
+    new = Voter(9, "disk-9", "nine:7071")
+    assert why_not_change_voters(c.image, AddVoter(new)) is None
+    c.must(AddVoter(new))
+    assert c.image.voters[9] == new
+    assert from_snapshot(to_snapshot(c.image)) == c.image
+    for refused in (
+        AddVoter(new),
+        AddVoter(replace(new, broker_id=10)),
+        AddVoter(Voter(2, "another disk", "two:7071")),
+        AddVoter(Voter(0, "d", "a:1")),
+        AddVoter(Voter(11, "d", "")),
+        AddVoter(Voter(11, "d", "a" * 600)),
+        RemoveVoter(7),
+    ):
+        assert why_not_change_voters(c.image, refused), refused
+    assert why_not_change_voters(c.image, RemoveVoter(1)) is None
+    c.must(RemoveVoter(1))
+    assert list(c.image.voters) == [9]
+    assert why_not_change_voters(c.image, RemoveVoter(9)) == "the last voter stays"
+
+
+def test_a_snapshot_from_before_voters_had_addresses_is_read() -> None:
+    c = cluster(1)
+    values = to_snapshot(c.image)
+    values["voters"] = {"1": disk_of(1)}
+    assert from_snapshot(values).voters == {1: Voter(1, disk_of(1), "")}
 
 
 def test_a_day_in_the_life_of_a_cluster() -> None:
@@ -74,7 +116,7 @@ def test_the_first_init_decides_and_later_ones_are_told_its_id() -> None:
     c = cluster(1)
     assert c.do(InitCluster(id_of("another"), ())) == Applied(CLUSTER)
     assert c.image.cluster_id == CLUSTER
-    assert c.image.voters == {1: disk_of(1)}
+    assert c.image.voters == {1: Voter(1, disk_of(1))}
 
 
 def test_before_there_is_a_cluster_nothing_else_is_applied() -> None:

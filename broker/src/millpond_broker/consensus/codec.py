@@ -19,6 +19,7 @@ from millpond.v1.internal import commands_pb2 as pb
 from millpond.wire.errors import InvalidConfig
 from millpond_broker.core.commands import (
     AddPartitions,
+    AddVoter,
     AllocateProducerIds,
     Assignment,
     Barrier,
@@ -31,6 +32,7 @@ from millpond_broker.core.commands import (
     Pairs,
     PartitionChange,
     RegisterBroker,
+    RemoveVoter,
     SetTopicConfig,
     Undecodable,
     Voter,
@@ -57,7 +59,15 @@ class Row:
 
 
 def _voters(voters: Iterable[Voter]) -> list[pb.Voter]:
-    return [pb.Voter(broker_id=voter.broker_id, directory_id=voter.directory_id) for voter in voters]
+    return list(map(_voter, voters))
+
+
+def _voter(voter: Voter) -> pb.Voter:
+    return pb.Voter(broker_id=voter.broker_id, directory_id=voter.directory_id, address=voter.address)
+
+
+def _to_voter(message: pb.Voter) -> Voter:
+    return Voter(message.broker_id, message.directory_id, message.address)
 
 
 def _settings(pairs: Pairs) -> list[pb.Setting]:
@@ -106,9 +116,7 @@ ROWS: Final[dict[type, Row]] = {
         lambda c: pb.InitCluster(
             cluster_id=c.cluster_id, voters=_voters(c.voters), feature_level=c.feature_level
         ),
-        lambda m: InitCluster(
-            m.cluster_id, tuple(Voter(v.broker_id, v.directory_id) for v in m.voters), m.feature_level
-        ),
+        lambda m: InitCluster(m.cluster_id, tuple(map(_to_voter, m.voters)), m.feature_level),
     ),
     RegisterBroker: Row(
         "register_broker",
@@ -174,6 +182,16 @@ ROWS: Final[dict[type, Row]] = {
         lambda m: AllocateProducerIds(m.broker_id, m.broker_epoch, m.count),
     ),
     Barrier: Row("barrier", lambda c: pb.Barrier(), lambda m: Barrier()),
+    AddVoter: Row(
+        "add_voter",
+        lambda c: pb.AddVoter(voter=_voter(c.voter)),
+        lambda m: AddVoter(_to_voter(m.voter)),
+    ),
+    RemoveVoter: Row(
+        "remove_voter",
+        lambda c: pb.RemoveVoter(broker_id=c.broker_id),
+        lambda m: RemoveVoter(m.broker_id),
+    ),
 }
 """Every command, exhaustively: a test holds it against the union."""
 

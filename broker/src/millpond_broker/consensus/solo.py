@@ -344,8 +344,12 @@ def _start(
         store = Store.open(files, directory)
         opened.append(store)
         image = _replayed(store)
-        if image.voters != {voter.broker_id: voter.directory_id}:
-            stated = ", ".join(f"broker {key} of directory {value}" for key, value in image.voters.items())
+        if [(known.broker_id, known.directory_id) for known in image.voters.values()] != [
+            (voter.broker_id, voter.directory_id)
+        ]:
+            stated = ", ".join(
+                f"broker {v.broker_id} of directory {v.directory_id}" for v in image.voters.values()
+            )
             raise NotADataDirectory(
                 path=str(directory),
                 reason=f"its metadata belong to {stated}, not to broker {voter.broker_id} of directory"

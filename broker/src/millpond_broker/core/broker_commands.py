@@ -14,10 +14,12 @@ from millpond.wire.errors import FencedEpoch, InvalidRequest, UnsupportedFormat
 from millpond_broker.core.commands import (
     FEATURE_LEVEL,
     ID_BYTES,
+    AddVoter,
     AllocateProducerIds,
     ClaimController,
     InitCluster,
     RegisterBroker,
+    RemoveVoter,
 )
 from millpond_broker.core.results import Applied
 from millpond_broker.core.state import BrokerImage, BrokerState, MetadataImage, PartitionImage, frozen
@@ -44,11 +46,11 @@ def init_cluster(image: MetadataImage, _index: int, command: InitCluster) -> tup
         raise InvalidRequest(reason=f"a cluster id has {ID_BYTES} bytes")
     if not 1 <= command.feature_level <= FEATURE_LEVEL:
         raise UnsupportedFormat(what=f"feature level {command.feature_level}")
-    voters = {voter.broker_id: voter.directory_id for voter in command.voters}
+    voters = {voter.broker_id: voter for voter in command.voters}
     if len(voters) != len(command.voters) or len(voters) > VOTERS_MAX:
         raise InvalidRequest(reason=f"{len(command.voters)} voters: each once, at most {VOTERS_MAX}")
     for voter in command.voters:
-        _check_broker(voter.broker_id, [voter.directory_id])
+        _check_broker(voter.broker_id, [voter.directory_id, voter.address])
     changed = replace(
         image,
         cluster_id=command.cluster_id,
@@ -56,6 +58,43 @@ def init_cluster(image: MetadataImage, _index: int, command: InitCluster) -> tup
         voters=frozen(dict(sorted(voters.items()))),
     )
     return changed, Applied(command.cluster_id)
+
+
+def why_not_change_voters(image: MetadataImage, command: AddVoter | RemoveVoter) -> str | None:
+    """What speaks against it, where the image has every change of voters before it; None if nothing does."""
+    if image.cluster_id is None:
+        return "there is no cluster yet"
+    if isinstance(command, RemoveVoter):
+        if command.broker_id not in image.voters:
+            return f"broker {command.broker_id} is no voter"
+        return "the last voter stays" if len(image.voters) == 1 else None
+    voter = command.voter
+    known = image.brokers.get(voter.broker_id)
+    if not 1 <= voter.broker_id <= BROKER_ID_MAX:
+        return f"broker id {voter.broker_id} is not within 1 to {BROKER_ID_MAX}"
+    if max(len(voter.directory_id), len(voter.address)) > TEXT_CHARACTERS_MAX:
+        return f"an address or name of more than {TEXT_CHARACTERS_MAX} characters"
+    if not voter.directory_id or not voter.address:
+        return "a voter is named by its directory and its address"
+    if voter.broker_id in image.voters:
+        return f"broker {voter.broker_id} is a voter already"
+    if known is not None and known.directory_id != voter.directory_id:
+        return f"broker id {voter.broker_id} belongs to data directory {known.directory_id}"
+    if any(voter.directory_id == other.directory_id for other in image.voters.values()):
+        return f"data directory {voter.directory_id} is a voter's already"
+    return f"there are {VOTERS_MAX} voters already" if len(image.voters) >= VOTERS_MAX else None
+
+
+def add_voter(image: MetadataImage, _index: int, command: AddVoter) -> tuple[MetadataImage, Applied]:
+    """The group has it from the entry on: this only takes note."""
+    voters = {**image.voters, command.voter.broker_id: command.voter}
+    return replace(image, voters=frozen(dict(sorted(voters.items())))), Applied()
+
+
+def remove_voter(image: MetadataImage, _index: int, command: RemoveVoter) -> tuple[MetadataImage, Applied]:
+    """Likewise."""
+    voters = {key: voter for key, voter in image.voters.items() if key != command.broker_id}
+    return replace(image, voters=frozen(voters)), Applied()
 
 
 def register_broker(
@@ -72,7 +111,8 @@ def register_broker(
     known = image.brokers.get(command.broker_id)
     if known is None and len(image.brokers) >= BROKERS_MAX:
         raise InvalidRequest(reason=f"there are {BROKERS_MAX} brokers already")
-    disk = known.directory_id if known else image.voters.get(command.broker_id, command.directory_id)
+    voter = image.voters.get(command.broker_id)
+    disk = known.directory_id if known else voter.directory_id if voter else command.directory_id
     if disk != command.directory_id:
         raise InvalidRequest(
             reason=f"broker id {command.broker_id} belongs to data directory {disk}, not"

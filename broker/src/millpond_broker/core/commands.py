@@ -27,6 +27,8 @@ class Voter:
 
     broker_id: int
     directory_id: str
+    address: str = ""
+    """host:port where the other voters reach it; empty while it is the only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,24 @@ class Barrier:
 
 
 @dataclass(frozen=True, slots=True)
+class AddVoter:
+    """One more member of the group that decides on metadata, on a disk that never voted.
+
+    Whoever runs the voters lets it count from the entry on, not from its commit (Raft §6), so applying it
+    cannot refuse: what speaks against it is said before it is appended. The same holds for RemoveVoter.
+    """
+
+    voter: Voter
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVoter:
+    """One member less, for good: its disk's votes count no more."""
+
+    broker_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Undecodable:
     """Stands for bytes that this version cannot read; only a decoder makes one. Refused everywhere alike.
     `reason` depends on the bytes alone.
@@ -152,6 +172,8 @@ Command = (
     | ChangePartitions
     | AllocateProducerIds
     | Barrier
+    | AddVoter
+    | RemoveVoter
 )
 """What can be proposed."""
 

@@ -25,6 +25,7 @@ from millpond_broker.core.commands import (
     FEATURE_LEVEL,
     ID_BYTES,
     AddPartitions,
+    AddVoter,
     AllocateProducerIds,
     Barrier,
     ChangePartitions,
@@ -34,6 +35,7 @@ from millpond_broker.core.commands import (
     Envelope,
     InitCluster,
     RegisterBroker,
+    RemoveVoter,
     SetTopicConfig,
     Undecodable,
 )
@@ -74,7 +76,7 @@ RESULTS_REMEMBERED: Final = 256
 """Results kept of each proposer: as many as it has in flight at once, so that any of them can be retried."""
 PROPOSAL_TOO_OLD: Final = "this proposal is too old for its outcome to be known"
 
-_FREE_OF_EPOCH: Final = (InitCluster, ClaimController, Barrier)
+_FREE_OF_EPOCH: Final = (InitCluster, ClaimController, Barrier, AddVoter, RemoveVoter)
 """Commands that need no controller."""
 
 _Handler = Callable[[MetadataImage, int, Any], tuple[MetadataImage, Applied]]
@@ -99,6 +101,8 @@ HANDLERS: Final[dict[type, _Handler]] = {
     SetTopicConfig: topic_commands.set_topic_config,
     ChangePartitions: topic_commands.change_partitions,
     Barrier: _barrier,
+    AddVoter: broker_commands.add_voter,
+    RemoveVoter: broker_commands.remove_voter,
     Undecodable: _undecodable,
 }
 """What each command does. A handler raises a MillpondError to refuse; it has changed nothing then."""
@@ -109,7 +113,7 @@ def apply(image: MetadataImage, index: int, envelope: Envelope) -> tuple[Metadat
     entries that are no commands have some.
     """
     assert index > image.version, "commands are applied once, in order"
-    known = _earlier_result(image, envelope)
+    known = earlier_result(image, envelope)
     if known is not None:
         return replace(image, version=index), known
     changed, result = _execute(image, index, envelope)
@@ -148,7 +152,7 @@ def _check_envelope(image: MetadataImage, envelope: Envelope) -> None:
 # --- retries (rule 12: whatever its outcome was, a proposal counts once) -------------------------------
 
 
-def _earlier_result(image: MetadataImage, envelope: Envelope) -> CommandResult | None:
+def earlier_result(image: MetadataImage, envelope: Envelope) -> CommandResult | None:
     """What this very proposal gave before; None if it is new."""
     proposer = image.proposers.get(envelope.proposer)
     if proposer is None or isinstance(envelope.command, Undecodable):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from millpond.wire.errors import ErrorCode
+from millpond_broker.core.commands import Voter
 from millpond_broker.core.results import Applied, CommandResult, Refused, RefusedItem, Value
 from millpond_broker.core.state import (
     BrokerImage,
@@ -42,7 +43,7 @@ def to_snapshot(image: MetadataImage) -> dict[str, Any]:
         "version": image.version,
         "cluster_id": None if image.cluster_id is None else image.cluster_id.hex(),
         "feature_level": image.feature_level,
-        "voters": {str(key): value for key, value in image.voters.items()},
+        "voters": {str(key): [voter.directory_id, voter.address] for key, voter in image.voters.items()},
         "controller_id": image.controller_id,
         "controller_epoch": image.controller_epoch,
         "brokers": {str(key): _broker(broker) for key, broker in image.brokers.items()},
@@ -61,7 +62,9 @@ def from_snapshot(values: Mapping[str, Any]) -> MetadataImage:
         version=values["version"],
         cluster_id=None if values["cluster_id"] is None else bytes.fromhex(values["cluster_id"]),
         feature_level=values["feature_level"],
-        voters=frozen({key: values["voters"][str(key)] for key in sorted(map(int, values["voters"]))}),
+        voters=frozen(
+            {key: _to_voter(key, values["voters"][str(key)]) for key in sorted(map(int, values["voters"]))}
+        ),
         controller_id=values["controller_id"],
         controller_epoch=values["controller_epoch"],
         brokers=frozen(
@@ -74,6 +77,12 @@ def from_snapshot(values: Mapping[str, Any]) -> MetadataImage:
             {bytes.fromhex(key): _to_proposer(proposer) for key, proposer in values["proposers"].items()}
         ),
     )
+
+
+def _to_voter(broker_id: int, values: Any) -> Voter:
+    # A lone voter's snapshot used to have its directory id and nothing else.
+    directory_id, address = (values, "") if isinstance(values, str) else values
+    return Voter(broker_id, directory_id, address)
 
 
 def _broker(broker: BrokerImage) -> dict[str, Any]:

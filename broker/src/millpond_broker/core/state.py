@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from millpond_broker.core.commands import Pairs
+from millpond_broker.core.commands import Pairs, Voter
 from millpond_broker.core.results import CommandResult
 from millpond_broker.core.topic_config import TopicConfig
 
@@ -101,8 +101,8 @@ class MetadataImage:
     version: int = 0
     cluster_id: bytes | None = None
     feature_level: int = 0
-    voters: Mapping[int, str] = field(default_factory=lambda: frozen({}))
-    """Directory id of each voter."""
+    voters: Mapping[int, Voter] = field(default_factory=lambda: frozen({}))
+    """By broker id, in that order."""
     controller_id: int | None = None
     controller_epoch: int = 0
     brokers: Mapping[int, BrokerImage] = field(default_factory=lambda: frozen({}))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millpond/v1/internal/commands.proto\x12\x14millpond.v1.internal\"\xdc\x05\n\x08\x45nvelope\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x10\n\x08proposer\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x18\n\x10\x63ontroller_epoch\x18\x04 \x01(\x04\x12\x39\n\x0cinit_cluster\x18\x10 \x01(\x0b\x32!.millpond.v1.internal.InitClusterH\x00\x12?\n\x0fregister_broker\x18\x11 \x01(\x0b\x32$.millpond.v1.internal.RegisterBrokerH\x00\x12\x41\n\x10\x63laim_controller\x18\x12 \x01(\x0b\x32%.millpond.v1.internal.ClaimControllerH\x00\x12\x39\n\x0c\x63reate_topic\x18\x13 \x01(\x0b\x32!.millpond.v1.internal.CreateTopicH\x00\x12\x39\n\x0c\x64\x65lete_topic\x18\x14 \x01(\x0b\x32!.millpond.v1.internal.DeleteTopicH\x00\x12=\n\x0e\x61\x64\x64_partitions\x18\x15 \x01(\x0b\x32#.millpond.v1.internal.AddPartitionsH\x00\x12@\n\x10set_topic_config\x18\x16 \x01(\x0b\x32$.millpond.v1.internal.SetTopicConfigH\x00\x12\x43\n\x11\x63hange_partitions\x18\x17 \x01(\x0b\x32&.millpond.v1.internal.ChangePartitionsH\x00\x12J\n\x15\x61llocate_producer_ids\x18\x18 \x01(\x0b\x32).millpond.v1.internal.AllocateProducerIdsH\x00\x12\x30\n\x07\x62\x61rrier\x18\x19 \x01(\x0b\x32\x1d.millpond.v1.internal.BarrierH\x00\x42\t\n\x07\x63ommand\"e\n\x0bInitCluster\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12+\n\x06voters\x18\x02 \x03(\x0b\x32\x1b.millpond.v1.internal.Voter\x12\x15\n\rfeature_level\x18\x03 \x01(\r\"0\n\x05Voter\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x64irectory_id\x18\x02 \x01(\t\"\x94\x01\n\x0eRegisterBroker\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64irectory_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x0c\n\x04rack\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\"2\n\x0f\x43laimController\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\"%\n\x07Setting\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x1e\n\nAssignment\x12\x10\n\x08replicas\x18\x01 \x03(\r\"\xb9\x01\n\x0b\x43reateTopic\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\x12\n\nmin_insync\x18\x04 \x01(\r\x12-\n\x06\x63onfig\x18\x05 \x03(\x0b\x32\x1d.millpond.v1.internal.Setting\x12\x35\n\x0b\x61ssignments\x18\x06 \x03(\x0b\x32 .millpond.v1.internal.Assignment\"\x1f\n\x0b\x44\x65leteTopic\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\"q\n\rAddPartitions\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x17\n\x0f\x66irst_partition\x18\x02 \x01(\r\x12\x35\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32 .millpond.v1.internal.Assignment\"]\n\x0eSetTopicConfig\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12*\n\x03set\x18\x02 \x03(\x0b\x32\x1d.millpond.v1.internal.Setting\x12\r\n\x05unset\x18\x03 \x03(\t\"J\n\x10\x43hangePartitions\x12\x36\n\x07\x63hanges\x18\x01 \x03(\x0b\x32%.millpond.v1.internal.PartitionChange\"\xa4\x01\n\x0fPartitionChange\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x13\n\x06leader\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cleader_epoch\x18\x04 \x01(\r\x12\x0b\n\x03isr\x18\x05 \x03(\r\x12\x0b\n\x03\x65lr\x18\x06 \x03(\r\x12\x1c\n\x14partition_epoch_seen\x18\x07 \x01(\rB\t\n\x07_leader\"M\n\x13\x41llocateProducerIds\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\t\n\x07\x42\x61rrierb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millpond/v1/internal/commands.proto\x12\x14millpond.v1.internal\"\xcc\x06\n\x08\x45nvelope\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x10\n\x08proposer\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x18\n\x10\x63ontroller_epoch\x18\x04 \x01(\x04\x12\x39\n\x0cinit_cluster\x18\x10 \x01(\x0b\x32!.millpond.v1.internal.InitClusterH\x00\x12?\n\x0fregister_broker\x18\x11 \x01(\x0b\x32$.millpond.v1.internal.RegisterBrokerH\x00\x12\x41\n\x10\x63laim_controller\x18\x12 \x01(\x0b\x32%.millpond.v1.internal.ClaimControllerH\x00\x12\x39\n\x0c\x63reate_topic\x18\x13 \x01(\x0b\x32!.millpond.v1.internal.CreateTopicH\x00\x12\x39\n\x0c\x64\x65lete_topic\x18\x14 \x01(\x0b\x32!.millpond.v1.internal.DeleteTopicH\x00\x12=\n\x0e\x61\x64\x64_partitions\x18\x15 \x01(\x0b\x32#.millpond.v1.internal.AddPartitionsH\x00\x12@\n\x10set_topic_config\x18\x16 \x01(\x0b\x32$.millpond.v1.internal.SetTopicConfigH\x00\x12\x43\n\x11\x63hange_partitions\x18\x17 \x01(\x0b\x32&.millpond.v1.internal.ChangePartitionsH\x00\x12J\n\x15\x61llocate_producer_ids\x18\x18 \x01(\x0b\x32).millpond.v1.internal.AllocateProducerIdsH\x00\x12\x30\n\x07\x62\x61rrier\x18\x19 \x01(\x0b\x32\x1d.millpond.v1.internal.BarrierH\x00\x12\x33\n\tadd_voter\x18\x1a \x01(\x0b\x32\x1e.millpond.v1.internal.AddVoterH\x00\x12\x39\n\x0cremove_voter\x18\x1b \x01(\x0b\x32!.millpond.v1.internal.RemoveVoterH\x00\x42\t\n\x07\x63ommand\"e\n\x0bInitCluster\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12+\n\x06voters\x18\x02 \x03(\x0b\x32\x1b.millpond.v1.internal.Voter\x12\x15\n\rfeature_level\x18\x03 \x01(\r\"A\n\x05Voter\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x64irectory_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\x94\x01\n\x0eRegisterBroker\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64irectory_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x0c\n\x04rack\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\"2\n\x0f\x43laimController\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\"%\n\x07Setting\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x1e\n\nAssignment\x12\x10\n\x08replicas\x18\x01 \x03(\r\"\xb9\x01\n\x0b\x43reateTopic\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08replicas\x18\x03 \x01(\r\x12\x12\n\nmin_insync\x18\x04 \x01(\r\x12-\n\x06\x63onfig\x18\x05 \x03(\x0b\x32\x1d.millpond.v1.internal.Setting\x12\x35\n\x0b\x61ssignments\x18\x06 \x03(\x0b\x32 .millpond.v1.internal.Assignment\"\x1f\n\x0b\x44\x65leteTopic\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\"q\n\rAddPartitions\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x17\n\x0f\x66irst_partition\x18\x02 \x01(\r\x12\x35\n\x0b\x61ssignments\x18\x03 \x03(\x0b\x32 .millpond.v1.internal.Assignment\"]\n\x0eSetTopicConfig\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12*\n\x03set\x18\x02 \x03(\x0b\x32\x1d.millpond.v1.internal.Setting\x12\r\n\x05unset\x18\x03 \x03(\t\"J\n\x10\x43hangePartitions\x12\x36\n\x07\x63hanges\x18\x01 \x03(\x0b\x32%.millpond.v1.internal.PartitionChange\"\xa4\x01\n\x0fPartitionChange\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x13\n\x06leader\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cleader_epoch\x18\x04 \x01(\r\x12\x0b\n\x03isr\x18\x05 \x03(\r\x12\x0b\n\x03\x65lr\x18\x06 \x03(\r\x12\x1c\n\x14partition_epoch_seen\x18\x07 \x01(\rB\t\n\x07_leader\"M\n\x13\x41llocateProducerIds\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\"\t\n\x07\x42\x61rrier\"6\n\x08\x41\x64\x64Voter\x12*\n\x05voter\x18\x01 \x01(\x0b\x32\x1b.millpond.v1.internal.Voter\" \n\x0bRemoveVoter\x12\x11\n\tbroker_id\x18\x01 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,33 +32,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millpond.v1.internal.comman
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENVELOPE']._serialized_start=62
-  _globals['_ENVELOPE']._serialized_end=794
-  _globals['_INITCLUSTER']._serialized_start=796
-  _globals['_INITCLUSTER']._serialized_end=897
-  _globals['_VOTER']._serialized_start=899
-  _globals['_VOTER']._serialized_end=947
-  _globals['_REGISTERBROKER']._serialized_start=950
-  _globals['_REGISTERBROKER']._serialized_end=1098
-  _globals['_CLAIMCONTROLLER']._serialized_start=1100
-  _globals['_CLAIMCONTROLLER']._serialized_end=1150
-  _globals['_SETTING']._serialized_start=1152
-  _globals['_SETTING']._serialized_end=1189
-  _globals['_ASSIGNMENT']._serialized_start=1191
-  _globals['_ASSIGNMENT']._serialized_end=1221
-  _globals['_CREATETOPIC']._serialized_start=1224
-  _globals['_CREATETOPIC']._serialized_end=1409
-  _globals['_DELETETOPIC']._serialized_start=1411
-  _globals['_DELETETOPIC']._serialized_end=1442
-  _globals['_ADDPARTITIONS']._serialized_start=1444
-  _globals['_ADDPARTITIONS']._serialized_end=1557
-  _globals['_SETTOPICCONFIG']._serialized_start=1559
-  _globals['_SETTOPICCONFIG']._serialized_end=1652
-  _globals['_CHANGEPARTITIONS']._serialized_start=1654
-  _globals['_CHANGEPARTITIONS']._serialized_end=1728
-  _globals['_PARTITIONCHANGE']._serialized_start=1731
-  _globals['_PARTITIONCHANGE']._serialized_end=1895
-  _globals['_ALLOCATEPRODUCERIDS']._serialized_start=1897
-  _globals['_ALLOCATEPRODUCERIDS']._serialized_end=1974
-  _globals['_BARRIER']._serialized_start=1976
-  _globals['_BARRIER']._serialized_end=1985
+  _globals['_ENVELOPE']._serialized_end=906
+  _globals['_INITCLUSTER']._serialized_start=908
+  _globals['_INITCLUSTER']._serialized_end=1009
+  _globals['_VOTER']._serialized_start=1011
+  _globals['_VOTER']._serialized_end=1076
+  _globals['_REGISTERBROKER']._serialized_start=1079
+  _globals['_REGISTERBROKER']._serialized_end=1227
+  _globals['_CLAIMCONTROLLER']._serialized_start=1229
+  _globals['_CLAIMCONTROLLER']._serialized_end=1279
+  _globals['_SETTING']._serialized_start=1281
+  _globals['_SETTING']._serialized_end=1318
+  _globals['_ASSIGNMENT']._serialized_start=1320
+  _globals['_ASSIGNMENT']._serialized_end=1350
+  _globals['_CREATETOPIC']._serialized_start=1353
+  _globals['_CREATETOPIC']._serialized_end=1538
+  _globals['_DELETETOPIC']._serialized_start=1540
+  _globals['_DELETETOPIC']._serialized_end=1571
+  _globals['_ADDPARTITIONS']._serialized_start=1573
+  _globals['_ADDPARTITIONS']._serialized_end=1686
+  _globals['_SETTOPICCONFIG']._serialized_start=1688
+  _globals['_SETTOPICCONFIG']._serialized_end=1781
+  _globals['_CHANGEPARTITIONS']._serialized_start=1783
+  _globals['_CHANGEPARTITIONS']._serialized_end=1857
+  _globals['_PARTITIONCHANGE']._serialized_start=1860
+  _globals['_PARTITIONCHANGE']._serialized_end=2024
+  _globals['_ALLOCATEPRODUCERIDS']._serialized_start=2026
+  _globals['_ALLOCATEPRODUCERIDS']._serialized_end=2103
+  _globals['_BARRIER']._serialized_start=2105
+  _globals['_BARRIER']._serialized_end=2114
+  _globals['_ADDVOTER']._serialized_start=2116
+  _globals['_ADDVOTER']._serialized_end=2170
+  _globals['_REMOVEVOTER']._serialized_start=2172
+  _globals['_REMOVEVOTER']._serialized_end=2204
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("format", "proposer", "sequence", "controller_epoch", "init_cluster", "register_broker", "claim_controller", "create_topic", "delete_topic", "add_partitions", "set_topic_config", "change_partitions", "allocate_producer_ids", "barrier")
+    __slots__ = ("format", "proposer", "sequence", "controller_epoch", "init_cluster", "register_broker", "claim_controller", "create_topic", "delete_topic", "add_partitions", "set_topic_config", "change_partitions", "allocate_producer_ids", "barrier", "add_voter", "remove_voter")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     PROPOSER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,8 @@ class Envelope(_message.Message):
     CHANGE_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     ALLOCATE_PRODUCER_IDS_FIELD_NUMBER: _ClassVar[int]
     BARRIER_FIELD_NUMBER: _ClassVar[int]
+    ADD_VOTER_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_VOTER_FIELD_NUMBER: _ClassVar[int]
     format: int
     proposer: bytes
     sequence: int
@@ -36,7 +38,9 @@ class Envelope(_message.Message):
     change_partitions: ChangePartitions
     allocate_producer_ids: AllocateProducerIds
     barrier: Barrier
-    def __init__(self, format: _Optional[int] = ..., proposer: _Optional[bytes] = ..., sequence: _Optional[int] = ..., controller_epoch: _Optional[int] = ..., init_cluster: _Optional[_Union[InitCluster, _Mapping]] = ..., register_broker: _Optional[_Union[RegisterBroker, _Mapping]] = ..., claim_controller: _Optional[_Union[ClaimController, _Mapping]] = ..., create_topic: _Optional[_Union[CreateTopic, _Mapping]] = ..., delete_topic: _Optional[_Union[DeleteTopic, _Mapping]] = ..., add_partitions: _Optional[_Union[AddPartitions, _Mapping]] = ..., set_topic_config: _Optional[_Union[SetTopicConfig, _Mapping]] = ..., change_partitions: _Optional[_Union[ChangePartitions, _Mapping]] = ..., allocate_producer_ids: _Optional[_Union[AllocateProducerIds, _Mapping]] = ..., barrier: _Optional[_Union[Barrier, _Mapping]] = ...) -> None: ...
+    add_voter: AddVoter
+    remove_voter: RemoveVoter
+    def __init__(self, format: _Optional[int] = ..., proposer: _Optional[bytes] = ..., sequence: _Optional[int] = ..., controller_epoch: _Optional[int] = ..., init_cluster: _Optional[_Union[InitCluster, _Mapping]] = ..., register_broker: _Optional[_Union[RegisterBroker, _Mapping]] = ..., claim_controller: _Optional[_Union[ClaimController, _Mapping]] = ..., create_topic: _Optional[_Union[CreateTopic, _Mapping]] = ..., delete_topic: _Optional[_Union[DeleteTopic, _Mapping]] = ..., add_partitions: _Optional[_Union[AddPartitions, _Mapping]] = ..., set_topic_config: _Optional[_Union[SetTopicConfig, _Mapping]] = ..., change_partitions: _Optional[_Union[ChangePartitions, _Mapping]] = ..., allocate_producer_ids: _Optional[_Union[AllocateProducerIds, _Mapping]] = ..., barrier: _Optional[_Union[Barrier, _Mapping]] = ..., add_voter: _Optional[_Union[AddVoter, _Mapping]] = ..., remove_voter: _Optional[_Union[RemoveVoter, _Mapping]] = ...) -> None: ...
 
 class InitCluster(_message.Message):
     __slots__ = ("cluster_id", "voters", "feature_level")
@@ -49,12 +53,14 @@ class InitCluster(_message.Message):
     def __init__(self, cluster_id: _Optional[bytes] = ..., voters: _Optional[_Iterable[_Union[Voter, _Mapping]]] = ..., feature_level: _Optional[int] = ...) -> None: ...
 
 class Voter(_message.Message):
-    __slots__ = ("broker_id", "directory_id")
+    __slots__ = ("broker_id", "directory_id", "address")
     BROKER_ID_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     broker_id: int
     directory_id: str
-    def __init__(self, broker_id: _Optional[int] = ..., directory_id: _Optional[str] = ...) -> None: ...
+    address: str
+    def __init__(self, broker_id: _Optional[int] = ..., directory_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class RegisterBroker(_message.Message):
     __slots__ = ("broker_id", "incarnation", "directory_id", "address", "peer_address", "rack", "version")
@@ -175,3 +181,15 @@ class AllocateProducerIds(_message.Message):
 class Barrier(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class AddVoter(_message.Message):
+    __slots__ = ("voter",)
+    VOTER_FIELD_NUMBER: _ClassVar[int]
+    voter: Voter
+    def __init__(self, voter: _Optional[_Union[Voter, _Mapping]] = ...) -> None: ...
+
+class RemoveVoter(_message.Message):
+    __slots__ = ("broker_id",)
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    def __init__(self, broker_id: _Optional[int] = ...) -> None: ...
