@@ -44,8 +44,8 @@ class EntryKind(enum.IntEnum):
     """Nothing: a log begins with one at index 1, and a new leader may add one."""
     COMMAND = 1
     """An envelope, as `codec` encodes it."""
-    LIBRARY = 2
-    """Known to the Raft library alone, such as a change of its members."""
+    VOTERS = 2
+    """An envelope that changes who votes. It counts from the entry on, committed or not (Raft §6)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,8 @@ class PeerLinks(Protocol):
     """The links of one voter. Each method may be called from any thread, and none blocks but `close`."""
 
     def connect(self, broker_id: int, address: str) -> None:
-        """Keep a link to that peer, at host:port, from now on, through whatever breaks it. With another address
-        than before, a link to the new one.
+        """Keep a link to that peer, at host:port, from now on, through whatever breaks it. With another
+        address than before, a link to the new one.
         """
 
     def disconnect(self, broker_id: int) -> None:
