@@ -68,6 +68,7 @@ class Served:
     broker: Broker
     address: str
     syncs: Disk
+    disk: Disk
     stopping: asyncio.Event
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -94,7 +95,7 @@ async def serving(
     port = await server.start()
     address = f"127.0.0.1:{port}"
     stopping, ready = asyncio.Event(), asyncio.Event()
-    served = Served(broker, address, syncs, stopping)
+    served = Served(broker, address, syncs, disk, stopping)
     try:
         async with asyncio.TaskGroup() as tasks:
 
@@ -111,6 +112,7 @@ async def serving(
                     yield served
             finally:
                 syncs.release()
+                disk.release()
                 stopping.set()
     finally:
         await server.stop(0)
