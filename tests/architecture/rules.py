@@ -151,13 +151,14 @@ _PROTOBUF_USERS: Final = (
     "millpond._transport",
     "millpond_broker.rpc",
     "millpond_broker.consensus.codec",
+    "millpond_broker.consensus.raft.codec",
 )
 FENCES: Final = (
     Fence("grpc", ("millpond._transport", "millpond_broker.rpc")),
     Fence("grpc_health", ("millpond_broker.rpc",)),
     Fence("grpc_reflection", ("millpond_broker.rpc",)),
     Fence("prometheus_client", ("millpond_broker.observe",)),
-    Fence("pysyncobj", ("millpond_broker.consensus",)),
+    Fence("pysyncobj", ("millpond_broker.consensus.raft.library",)),
     Fence("google.protobuf", _PROTOBUF_USERS),
     Fence("millpond.v1", _PROTOBUF_USERS),
     Fence("click", ("millpond.cli",)),

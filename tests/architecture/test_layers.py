@@ -74,6 +74,7 @@ CORE = "broker/src/millpond_broker/core/x.py"
 STORAGE = "broker/src/millpond_broker/storage/x.py"
 FILES = "broker/src/millpond_broker/storage/files.py"
 CONSENSUS = "broker/src/millpond_broker/consensus/x.py"
+LIBRARY = "broker/src/millpond_broker/consensus/raft/library.py"
 CODEC = "broker/src/millpond_broker/consensus/codec.py"
 RUNTIME = "broker/src/millpond_broker/runtime/x.py"
 RPC = "broker/src/millpond_broker/rpc/x.py"
@@ -116,6 +117,7 @@ PLANTED: list[tuple[Check, str, str]] = [
     (rules.check_fences, RUNTIME, "from grpc import aio"),
     (rules.check_fences, RUNTIME, "def f():\n    import grpc.aio"),
     (rules.check_fences, RUNTIME, "import pysyncobj"),
+    (rules.check_fences, CONSENSUS, "import pysyncobj"),
     (rules.check_fences, CONSENSUS, "from google.protobuf import message"),
     (rules.check_fences, CORE, "from millpond.v1 import errors_pb2"),
     (rules.check_fences, PRODUCER, "import rich.progress"),
@@ -202,7 +204,7 @@ SOUND: list[tuple[Check, str, str]] = [
     (rules.check_fences, RPC, "import grpc\nfrom google.protobuf import message"),
     (rules.check_fences, TRANSPORT, "import grpc.aio\nfrom millpond.v1 import errors_pb2"),
     (rules.check_fences, CODEC, "from millpond.v1 import errors_pb2"),
-    (rules.check_fences, CONSENSUS, "import pysyncobj.node"),
+    (rules.check_fences, LIBRARY, "import pysyncobj.node"),
     (rules.check_fences, PRODUCER, "import grpcish"),
     (rules.check_sans_io, CORE, "from datetime import datetime\ndatetime.fromtimestamp(0)"),
     (rules.check_sans_io, CORE, "def f(log):\n    log.open()\n    log.now()"),

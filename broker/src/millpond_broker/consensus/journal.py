@@ -195,9 +195,10 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def entries(self, from_index: int) -> list[Entry]:
-        """Those from `from_index` on that are held."""
-        return self._entries[max(0, from_index - self.first_index) :]
+    def entries(self, from_index: int, count_max: int | None = None) -> list[Entry]:
+        """Those from `from_index` on that are held, at most so many."""
+        start = max(0, from_index - self.first_index)
+        return self._entries[start : None if count_max is None else start + count_max]
 
     def term_at(self, index: int) -> int | None:
         """Term of the entry of that index; None for one that is not held, nor just before the first."""

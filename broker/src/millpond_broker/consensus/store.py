@@ -8,6 +8,7 @@ voted, would let the others lose it too (Raft's promise rests on it).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,8 +36,21 @@ def is_formatted(files: Files, directory: Path) -> bool:
 
 def format_directory(files: Files, directory: Path, first_command: bytes, *, term: int, vote: str) -> None:
     """Make the metadata of a new cluster in a data directory, all of it or nothing; durable when it returns.
+    Every voter that a cluster begins with is formatted alike, with all of them in the first command: then
+    each has it, and it is committed. Raises OSError.
+    """
+    first = Entry(2, term, EntryKind.COMMAND, first_command)
+    _format(files, directory, Base(term=term, vote=vote, commit_index=2), [_FIRST_ENTRY, first])
+
+
+def format_joiner(files: Files, directory: Path) -> None:
+    """Make the metadata of a voter that another cluster is to add: nothing yet. Durable when it returns.
     Raises OSError.
     """
+    _format(files, directory, Base(commit_index=1), [_FIRST_ENTRY])
+
+
+def _format(files: Files, directory: Path, base: Base, entries: Sequence[Entry]) -> None:
     assert not is_formatted(files, directory), "nobody's metadata are written over"
     making = directory / (METADATA + ".new")
     if files.exists(making):
@@ -44,8 +58,7 @@ def format_directory(files: Files, directory: Path, first_command: bytes, *, ter
             files.unlink(making / name)
     else:
         files.make_directory(making)
-    first = Entry(2, term, EntryKind.COMMAND, first_command)
-    Journal.create(files, making, Base(term=term, vote=vote), [_FIRST_ENTRY, first])
+    Journal.create(files, making, base, entries)
     files.rename(making, directory / METADATA)
     files.sync_directory(directory)
 
@@ -88,6 +101,17 @@ class Store:
             self.journal.delete_to(max(self.journal.first_index, previous.last_index - 1))
         kept = {snapshot.last_index, *((previous.last_index,) if previous else ())}
         remove_other_snapshots(self.files, self.home, kept)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Let another voter's snapshot take the place of everything here; term and vote stay. Durable when it
+        returns. Raises OSError, StorageFull: then all is as it was, or a start finds the snapshot;
+        JournalFailed.
+        """
+        write_snapshot(self.files, self.home, snapshot)
+        # From here on a start takes it, and does the rest itself.
+        self.journal.reset(snapshot.last_index + 1, snapshot.last_term)
+        self.snapshot = snapshot
+        remove_other_snapshots(self.files, self.home, {snapshot.last_index})
 
 
 def _aligned(files: Files, home: Path, journal: Journal) -> Store:

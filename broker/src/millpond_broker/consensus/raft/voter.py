@@ -1,0 +1,594 @@
+"""One voter of the metadata: what it hears and what is due go in, messages and outcomes come out.
+
+It has no thread, clock, socket or randomness of its own. Everything is called on one thread, in turns: first
+what was heard and asked (`receive`, `propose`, `peer_connected`, …), then `tick`, then `take_outgoing`. In a
+tick the library decides, what is committed is applied, and one sync makes durable all that the outgoing
+messages rely on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Final
+
+from crc32c import crc32c
+
+from millpond.wire.errors import NotADataDirectory, StorageFull
+from millpond_broker.consensus.codec import decode, decode_snapshot, encode_snapshot
+from millpond_broker.consensus.journal import EntryKind
+from millpond_broker.consensus.metadata_log import CommittedEntry, NotApplied, Ok, ProposeOutcome, Unknown
+from millpond_broker.consensus.peers import PeerIdentity
+from millpond_broker.consensus.raft import codec
+from millpond_broker.consensus.raft.guards import Guards
+from millpond_broker.consensus.raft.library import Library, Timing
+from millpond_broker.consensus.raft.log_view import LogView
+from millpond_broker.consensus.raft.messages import (
+    Appended,
+    AppendEntries,
+    InstallSnapshot,
+    Message,
+    NewerTerm,
+    PreVote,
+    PreVoted,
+    RequestVote,
+    TimeoutNow,
+    Vote,
+)
+from millpond_broker.consensus.raft.outbox import Outbox
+from millpond_broker.consensus.raft.pre_vote import Elections
+from millpond_broker.consensus.snapshots import Snapshot
+from millpond_broker.consensus.store import Store
+from millpond_broker.core.broker_commands import why_not_change_voters
+from millpond_broker.core.commands import AddVoter, Envelope, RemoveVoter
+from millpond_broker.core.commands import Voter as VoterRecord
+from millpond_broker.core.image import EMPTY, CommandResult, MetadataImage, apply, earlier_result
+from millpond_broker.observe.logs import event
+
+_log: Final = logging.getLogger(__name__)
+
+TICK_SECONDS_MAX: Final = 0.02
+"""Between two ticks: a fraction of a heartbeat, so that timers are kept."""
+SNAPSHOT_SECONDS: Final = 5.0
+"""How long a peer may take over a snapshot before it is sent again."""
+COMPACT_RETRY_SECONDS: Final = 10.0
+"""After a snapshot that could not be written."""
+POSTPONED_BYTES_FACTOR: Final = 4
+"""How many times too long the journal's file may get for the sake of a voter that lags."""
+
+
+class VoterFailed(Exception):
+    """What this voter has on disk or in memory is not known to be right any more: the process has to end
+    (rule 40). What was promised before holds.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoterOptions:
+    """Timing and bounds."""
+
+    timing: Timing = field(default_factory=Timing)
+    compact_entries: int = 4096
+    """Entries after a snapshot at which the next one is due: what a start has to replay, and, twice over,
+    what is held in memory."""
+    compact_bytes: int = 16 << 20
+    """The same by the size of the journal's file, for entries that are large."""
+    compact_entries_max: int = 65_536
+    """A snapshot is put off while another voter lags so far that it would then need one itself; not beyond
+    this. A voter that is dead for good must not fill the disks of the others."""
+
+
+@dataclass(slots=True, eq=False)
+class _Proposal:
+    """One that was asked for. `done` is called once."""
+
+    data: bytes
+    envelope: Envelope
+    done: Callable[[ProposeOutcome], None]
+    index: int = 0
+    """Of its entry; 0 before it has one."""
+    settled: bool = False
+
+
+class Voter:
+    """See the module. Made on an open store, which it closes."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        broker_id: int,
+        directory_id: str,
+        now: Callable[[], float],
+        random: Random,
+        options: VoterOptions | None = None,
+        guards: Guards | None = None,
+        configured: Mapping[int, str] | None = None,
+        on_applied: Callable[[CommittedEntry, CommandResult], None] | None = None,
+    ) -> None:
+        """`now`: seconds of the library's clock. `configured`: addresses of voters for as long as the log
+        does not tell them. Raises NotADataDirectory for the metadata of another broker or disk, VoterFailed.
+        """
+        self._store = store
+        self._broker_id = broker_id
+        self._directory_id = directory_id
+        self._now = now
+        self._options = options or VoterOptions()
+        self._guards = guards or Guards()
+        self._configured = dict(configured or {})
+        self._on_applied = on_applied
+        self._image = _image_at_start(store)
+        self._check_disk()
+        self._failure: Exception | None = None
+        self._queue: deque[_Proposal] = deque()
+        self._appended: dict[int, _Proposal] = {}  # by index: those in the log that nobody was told of
+        self._outcomes: list[tuple[_Proposal, ProposeOutcome]] = []
+        self._results: dict[int, CommandResult] = {}  # of this tick, by index, for those who wait
+        self._outbox = Outbox()
+        self._outgoing: list[tuple[int, bytes]] = []
+        self._snapshots_out: dict[int, tuple[int, float]] = {}  # by peer: last index, and when it was sent
+        self._votes_counted: tuple[int, set[int]] = (0, set())  # the term, and who voted in it
+        self._compact_now = False
+        self._compact_not_before = 0.0
+        self._compact_bytes_at = self._options.compact_bytes
+        self._log = LogView(
+            store.journal,
+            sync_before_commit=self._guards.sync_before_commit,
+            on_voters_changed=self._voters_changed,
+        )
+        self._library = Library(
+            broker_id, self._log, self._image.version, timing=self._options.timing, outer=self
+        )
+        self._elections = Elections(
+            self._library,
+            broker_id,
+            guards=self._guards,
+            timing=self._options.timing,
+            random=random,
+            now=now(),
+        )
+        self._voters: dict[int, VoterRecord] = {}
+        self._voters_changed()
+
+    # --- what it knows: any thread may ask ----------------------------------------------------------------
+
+    @property
+    def image(self) -> MetadataImage:
+        """After all that was applied here."""
+        return self._image
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it believes to lead."""
+        return self._library.is_leader
+
+    @property
+    def term(self) -> int:
+        """The term in which it leads, and has applied everything from before; 0 while it does not."""
+        library = self._library
+        since = library.leads_since_index
+        leads = library.is_leader and since is not None and library.applied_index >= since
+        return library.term if leads else 0
+
+    @property
+    def leader(self) -> int | None:
+        """Whom it takes for the leader."""
+        return self._library.leader
+
+    @property
+    def voters(self) -> Mapping[int, VoterRecord]:
+        """Who votes, as of the end of its log."""
+        return self._voters
+
+    @property
+    def peer_addresses(self) -> dict[int, str]:
+        """Whom to keep links to: the other voters, and, for one that has no log yet, those configured."""
+        addresses = {**self._configured, **{v.broker_id: v.address for v in self._voters.values()}}
+        return {peer: address for peer, address in addresses.items() if address and peer != self._broker_id}
+
+    def identity(self) -> PeerIdentity:
+        """Who this is, for other voters."""
+        return PeerIdentity(self._broker_id, self._directory_id, self._image.cluster_id or b"")
+
+    def admit(self, peer: PeerIdentity) -> str | None:
+        """Why that peer is not heard; None if it is. A disk that was wiped has another id than the voter
+        whose place it would take, and does not get it: it has forgotten how that one voted.
+        """
+        cluster_id, pinned = self._image.cluster_id, self._voters.get(peer.broker_id)
+        if peer.broker_id == self._broker_id:
+            return f"it says that it is broker {peer.broker_id}, which this one is"
+        if cluster_id and peer.cluster_id and cluster_id != peer.cluster_id:
+            return f"it belongs to cluster {peer.cluster_id.hex()}, not {cluster_id.hex()}"
+        if pinned is not None and pinned.directory_id != peer.directory_id:
+            return (
+                f"voter {peer.broker_id} has data directory {pinned.directory_id}, not {peer.directory_id}: a"
+                " voter with a new disk needs a new id"
+            )
+        return None
+
+    # --- what it is told ----------------------------------------------------------------------------------
+
+    def peer_connected(self, peer: int) -> None:
+        """Messages to that peer can go out."""
+        self._library.set_connected(peer, connected=True)
+
+    def peer_disconnected(self, peer: int) -> None:
+        """They cannot; what was on the way is lost."""
+        self._library.set_connected(peer, connected=False)
+        self._outbox.forget(peer)
+        self._snapshots_out.pop(peer, None)
+
+    def propose(self, data: bytes, done: Callable[[ProposeOutcome], None]) -> None:
+        """An encoded Envelope. `done` is called once, in a later tick, or when this closes: Ok once applied
+        here, Unknown when it leads no more, NotApplied if it never got into the log, or lost its place in it.
+        """
+        self._queue.append(_Proposal(data, decode(data), done))
+
+    def receive(self, peer: int, data: bytes) -> None:
+        """A message from a peer that was admitted. Raises BadMessage, with nothing changed; VoterFailed."""
+        message = codec.decode(data)
+        with self._failing():
+            try:
+                self._hear(peer, message)
+            except StorageFull as error:
+                self._disk_is_full(error)
+
+    def compact_soon(self) -> None:
+        """Take a snapshot in the next tick, whoever lags."""
+        self._compact_now = True
+
+    def transfer_leadership(self) -> bool:
+        """Ask another voter to lead; whether one was asked. Only before a stop: it may take a moment."""
+        with self._failing():
+            return self._library.is_leader and self._library.give_up_leadership()
+
+    def tick(self) -> None:
+        """Everything that is due. Raises VoterFailed."""
+        with self._failing():
+            try:
+                question = self._elections.gate(self._now(), self._voters)
+                if question is not None:
+                    for voter in sorted(set(self._voters) - {self._broker_id}):
+                        self.send(voter, question)
+                self._library.tick()
+                self._compact_if_due()
+            except StorageFull as error:
+                self._disk_is_full(error)
+            if not self._library.is_leader:
+                self._lost_leadership()
+            for peer, index in self._outbox.take_held_back().items():
+                self._library.send_again_from(peer, index)
+            self._flush()
+        self._tell()
+
+    def take_outgoing(self) -> list[tuple[int, bytes]]:
+        """Messages by peer, in order, that may leave now: what they rely on is durable."""
+        taken, self._outgoing = self._outgoing, []
+        return taken
+
+    def close(self) -> None:
+        """Give the files back. Who waits for an outcome is told."""
+        self._failure = self._failure or VoterFailed("the voter is closed")
+        self._lost_leadership()
+        self._tell()
+        self._store.journal.close()
+
+    def abandon(self) -> None:
+        """The same, without making anything durable: after VoterFailed."""
+        self._failure = self._failure or VoterFailed("the voter is closed")
+        self._lost_leadership()
+        self._tell()
+        self._store.journal.abandon()
+
+    # --- hearing ------------------------------------------------------------------------------------------
+
+    def _hear(self, peer: int, message: Message) -> None:
+        library = self._library
+        match message:
+            case AppendEntries():
+                self._hear_append(peer, message)
+            case Appended():
+                self._hear_appended(peer, message)
+            case InstallSnapshot():
+                self._hear_snapshot(peer, message)
+            case RequestVote() | TimeoutNow():
+                library.deliver(peer, message)
+            case Vote():
+                self._hear_vote(peer, message)
+            case PreVote():
+                self.send(peer, self._elections.answer(message, self._now()))
+            case PreVoted() if peer in self._voters:
+                self._elections.answered(peer, message, self._voters)
+            case NewerTerm() if message.term > library.term:
+                library.adopt_term(message.term)
+            case _:
+                pass  # of one who does not vote, or of the past
+
+    def _is_of_leader(self, peer: int, term: int) -> bool:
+        """Whether a leader's message is of a term that is not over; one who leads in such a term is told."""
+        if self._guards.tells_newer_term(term, self._library.term):
+            self.send(peer, NewerTerm(self._library.term))
+        if term < self._library.term:
+            return False
+        self._elections.heard_leader(self._now())
+        return True
+
+    def _hear_append(self, peer: int, message: AppendEntries) -> None:
+        if not self._is_of_leader(peer, message.term):
+            return
+        journal = self._store.journal
+        message, agrees_up_to = self._guards.unrepeated(
+            journal.term_at, journal.first_index - 1, journal.last_index, message
+        )
+        if agrees_up_to is None:
+            self._library.deliver(peer, message)
+            return
+        self._library.heartbeat_only(peer, message.term, self._guards.known_commit(message, agrees_up_to))
+        self.send(peer, Appended(message.term, agrees_up_to + 1, success=True))
+
+    def _hear_appended(self, peer: int, message: Appended) -> None:
+        if peer not in self._voters or not self._library.is_leader:
+            return
+        if not self._guards.is_answer_of_term(message, self._library.term):
+            return
+        if message.success and message.next_index - 1 > self._store.journal.last_index:
+            return  # nobody has more of this leader's log than it has
+        if message.success:
+            self._outbox.answered(peer, message.next_index)
+        else:
+            self._outbox.forget(peer)
+        sent = self._snapshots_out.get(peer)
+        if sent is not None and message.next_index > sent[0]:
+            del self._snapshots_out[peer]
+        self._library.deliver(peer, message)
+
+    def _hear_vote(self, peer: int, message: Vote) -> None:
+        term, counted = self._votes_counted
+        if term != message.term:
+            counted = set()
+        if peer in self._voters and self._guards.is_vote_counted(message, self._library.term, peer, counted):
+            self._votes_counted = (message.term, {*counted, peer})
+            self._library.deliver(peer, message)
+
+    def _hear_snapshot(self, peer: int, message: InstallSnapshot) -> None:
+        if not self._is_of_leader(peer, message.term):
+            return
+        library, snapshot = self._library, message.snapshot
+        library.heartbeat_only(peer, message.term, 0)
+        term_here = self._store.journal.term_at(snapshot.last_index)
+        if self._guards.is_snapshot_needed(message, term_here, library.applied_index):
+            image = self._guards.image_of(message)
+            if image is None:
+                event(_log, logging.ERROR, "snapshot_refused", peer=peer, last_index=snapshot.last_index)
+                self.send(peer, Appended(library.term, library.commit_index + 1, success=False))
+                return
+            self._install(snapshot, image)
+        self.send(peer, Appended(library.term, snapshot.last_index + 1, success=True))
+
+    def _install(self, snapshot: Snapshot, image: MetadataImage) -> None:
+        """Let the snapshot take the place of log and image. Raises StorageFull: then it does not."""
+        try:
+            self._store.install(snapshot)
+        except OSError as error:
+            raise VoterFailed(f"a snapshot could not be kept: {error}") from error
+        self._image = image
+        self._log.restart()
+        self._library.installed(snapshot.last_index)
+        for index in [index for index in self._appended if index <= snapshot.last_index]:
+            proposal = self._appended.pop(index)
+            self._settle(proposal, Unknown("a snapshot stands for its entry", proposal.envelope.sequence))
+        self._check_disk()
+        self._voters_changed()
+        event(_log, logging.INFO, "snapshot_installed", last_index=snapshot.last_index)
+
+    # --- what the library calls (`Outer`) -------------------------------------------------------------------
+
+    def send(self, peer: int, message: Message) -> None:
+        """A message to go out at the end of the tick."""
+        if isinstance(message, Appended):
+            message = replace(message, term=self._library.term)
+            if not message.success:
+                wanted = self._guards.resend_from(message.next_index, self._library.commit_index)
+                message = replace(message, next_index=wanted)
+        self._outbox.add(peer, message)
+
+    def send_snapshot(self, peer: int) -> None:
+        """The snapshot, unless the peer has one to work on."""
+        snapshot, now = self._store.snapshot, self._now()
+        assert snapshot is not None, "a log that does not begin at the beginning has a snapshot before it"
+        index, sent_at = self._snapshots_out.get(peer, (0, 0.0))
+        if index != snapshot.last_index or now - sent_at > SNAPSHOT_SECONDS:
+            self._snapshots_out[peer] = (snapshot.last_index, now)
+            self._outbox.add(peer, InstallSnapshot(self._library.term, snapshot, crc32c(snapshot.data)))
+
+    def execute(self, index: int, kind: EntryKind, data: bytes) -> None:
+        """Apply a committed entry."""
+        if kind is EntryKind.NO_OP:
+            return
+        envelope = decode(data)
+        before = self._image
+        self._image, result = apply(before, index, envelope)
+        if index in self._appended:
+            self._results[index] = result
+        if self._image.voters is not before.voters:
+            self._voters_changed()
+        if self._on_applied is not None:
+            term = self._store.journal.term_at(index)
+            assert term is not None, "what is applied is in the journal"
+            self._on_applied(CommittedEntry(index, term, envelope), result)
+
+    def submit(self) -> None:
+        """Append what was proposed, or say why not."""
+        appended = False
+        while self._queue:
+            proposal = self._queue.popleft()
+            reason, kind = self._why_not(proposal)
+            if reason is None:
+                try:
+                    proposal.index = self._append(proposal, kind)
+                    appended = True
+                    continue
+                except StorageFull as error:
+                    reason = str(error)
+            self._settle(proposal, NotApplied(reason))
+        if appended:
+            self._library.send_entries()
+
+    def state_changed(self) -> None:
+        """Looked at when the tick ends: the library is in the middle of it."""
+
+    # --- proposals ------------------------------------------------------------------------------------------
+
+    def _why_not(self, proposal: _Proposal) -> tuple[str | None, EntryKind]:
+        """Why a proposal cannot be appended, or None, and what kind of entry it makes."""
+        library, command = self._library, proposal.envelope.command
+        if not library.is_leader:
+            return "this voter does not lead", EntryKind.COMMAND
+        if not isinstance(command, AddVoter | RemoveVoter):
+            return None, EntryKind.COMMAND
+        if self.term == 0:
+            return "this voter has only just begun to lead", EntryKind.VOTERS
+        last_change = max(self._log.voter_changes, default=0)
+        if not self._guards.may_change_voters(last_change, library.applied_index):
+            return "another change of voters is under way", EntryKind.VOTERS
+        if earlier_result(self._image, proposal.envelope) is not None:
+            return None, EntryKind.COMMAND  # a retry of what was done: it is told what that gave
+        if isinstance(command, RemoveVoter) and command.broker_id == self._broker_id:
+            return "it leads, and cannot remove itself: let another voter lead first", EntryKind.VOTERS
+        return why_not_change_voters(self._image, command), EntryKind.VOTERS
+
+    def _append(self, proposal: _Proposal, kind: EntryKind) -> int:
+        def settle(applied: bool) -> None:
+            index = proposal.index
+            if self._appended.get(index) is not proposal:
+                return  # it was told something else already
+            del self._appended[index]
+            if applied:
+                self._settle(proposal, Ok(index, self._results.pop(index)))
+            else:
+                self._settle(proposal, NotApplied("another leader's entry took its place"))
+
+        index = self._library.append(kind, proposal.data, settle)
+        self._appended[index] = proposal
+        return index
+
+    def _lost_leadership(self) -> None:
+        """Whoever leads next may commit what was appended, or not."""
+        appended, self._appended = self._appended, {}
+        for proposal in appended.values():
+            outcome = Unknown("this voter leads no more", proposal.envelope.sequence)
+            self._settle(proposal, outcome)
+        while self._queue:
+            self._settle(self._queue.popleft(), NotApplied("this voter does not lead"))
+
+    def _settle(self, proposal: _Proposal, outcome: ProposeOutcome) -> None:
+        assert not proposal.settled, "one outcome"
+        proposal.settled = True
+        self._outcomes.append((proposal, outcome))
+
+    def _tell(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        self._results.clear()
+        for proposal, outcome in outcomes:
+            proposal.done(outcome)
+
+    # --- voters ---------------------------------------------------------------------------------------------
+
+    def _voters_changed(self) -> None:
+        """Those of the image, and the changes in the log behind it: they count from their entry on."""
+        voters = dict(self._image.voters)
+        for change in self._log.changes_after(self._image.version):
+            if isinstance(change, AddVoter):
+                voters[change.voter.broker_id] = change.voter
+            else:
+                voters.pop(change.broker_id, None)
+        self._voters = dict(sorted(voters.items()))
+        self._library.set_others(set(voters) - {self._broker_id}, self._now())
+
+    def _check_disk(self) -> None:
+        pinned = self._image.voters.get(self._broker_id)
+        if pinned is not None and pinned.directory_id != self._directory_id:
+            raise NotADataDirectory(
+                path=str(self._store.home),
+                reason=f"its metadata belong to voter {self._broker_id} of directory {pinned.directory_id},"
+                f" not {self._directory_id}",
+            )
+
+    # --- the disk -------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        if not self._outbox:
+            return
+        self._guards.sync_before_sending(self._store.journal)
+        for peer, message in self._outbox.take():
+            self._outgoing.append((peer, codec.encode(message)))
+
+    def _compact_if_due(self) -> None:
+        store, options, image = self._store, self._options, self._image
+        taken = store.snapshot.last_index if store.snapshot else 0
+        grown = image.version - taken
+        is_due = grown > options.compact_entries or store.journal.size_bytes > self._compact_bytes_at
+        if grown <= 0 or not (is_due or self._compact_now) or self._now() < self._compact_not_before:
+            return
+        may_wait = (
+            grown <= options.compact_entries_max
+            and store.journal.size_bytes <= POSTPONED_BYTES_FACTOR * self._compact_bytes_at
+        )
+        if may_wait and not self._compact_now and self._would_leave_behind(taken):
+            return
+        self._compact_now = False
+        term = store.journal.term_at(image.version)
+        assert term is not None, "the journal has what was applied last, or begins behind it"
+        try:
+            store.compact(Snapshot(image.version, term, encode_snapshot(image)))
+        except (OSError, StorageFull) as error:
+            event(_log, logging.WARNING, "metadata_not_compacted", error=str(error))
+            self._compact_not_before = self._now() + COMPACT_RETRY_SECONDS
+            return
+        self._log.forget_voter_changes(store.journal.first_index - 1)
+        # The journal keeps what lies after the snapshot before: by that much it is long at its shortest.
+        self._compact_bytes_at = store.journal.size_bytes + options.compact_bytes
+
+    def _would_leave_behind(self, kept_from: int) -> bool:
+        """Whether a voter lacks what this leader's log would lose. Followers only keep for themselves."""
+        if not self._library.is_leader:
+            return False
+        others = set(self._voters) - {self._broker_id}
+        return any(self._library.match_index(other) < kept_from for other in others)
+
+    def _disk_is_full(self, error: StorageFull) -> None:
+        """What was asked did not happen, as if its message had been lost. One that came to lead and could not
+        write so leads no more: others may have room.
+        """
+        event(_log, logging.WARNING, "metadata_disk_full", error=str(error))
+        library = self._library
+        if library.is_leader and library.log_end().last_term != library.term:
+            library.step_down()
+            library.election_at = self._now() + 10 * self._options.timing.election_max
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Whatever goes wrong in here, this voter is over: it cannot be known what it has promised."""
+        if self._failure is not None:
+            raise VoterFailed(str(self._failure))
+        try:
+            yield
+        except Exception as error:  # a failed sync, or a bug: neither may go on; re-raised by another name
+            self._failure = error
+            event(_log, logging.CRITICAL, "metadata_voter_failed", error=error)
+            raise VoterFailed(f"{type(error).__name__}: {error}") from error
+
+
+def _image_at_start(store: Store) -> MetadataImage:
+    if store.snapshot is None:
+        return EMPTY
+    try:
+        image = decode_snapshot(store.snapshot.data)
+    except ValueError as error:
+        raise VoterFailed(f"{store.home}: {error}") from None
+    assert image.version == store.snapshot.last_index, "a snapshot is named by what it has"
+    return image
