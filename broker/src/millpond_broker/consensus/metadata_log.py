@@ -1,8 +1,8 @@
 """The port to the cluster's metadata: a log of committed commands, and the image that they make.
 
-Whoever implements it (`solo` for one voter) promises: an image that was seen is never taken back; `Ok` only
-once the command is durable on a majority of the voters and applied here, in the image that callbacks have
-seen by then.
+Whoever implements it (`solo` for one voter, `group` for several) promises: an image that was seen is never
+taken back; `Ok` only once the command is durable on a majority of the voters and applied here, in the image
+that callbacks have seen by then.
 """
 
 from __future__ import annotations
@@ -84,12 +84,13 @@ class MetadataLog(Protocol):
 
     async def barrier(self, timeout: float) -> int:
         """The version of an image here that has everything committed before the call. Raises
-        OperationTimeout, MetadataLogFailed.
+        OperationTimeout, MetadataLogFailed; BrokerNotReady where this broker does not lead.
         """
 
     def subscribe(self, callback: Callable[[MetadataImage], None]) -> Callable[[], None]:
-        """Call `callback` with each new image, in order, on the event loop; it must not raise. One image may
-        have several commands more than the one before it. What is returned ends that.
+        """Call `callback` with each new image, in order, on the event loop, and when this broker begins or
+        ends to lead; it must not raise. One image may have several commands more than the one before it. What
+        is returned ends that.
         """
 
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:

@@ -36,7 +36,7 @@ from millpond_broker.consensus.metadata_log import (
 from millpond_broker.consensus.records import JournalDamaged
 from millpond_broker.consensus.snapshots import Snapshot
 from millpond_broker.consensus.store import Store, format_directory, is_formatted
-from millpond_broker.core.commands import Command, Envelope, InitCluster, Voter
+from millpond_broker.core.commands import AddVoter, Command, Envelope, InitCluster, RemoveVoter, Voter
 from millpond_broker.core.image import EMPTY, CommandResult, MetadataImage, apply
 from millpond_broker.observe.logs import event
 from millpond_broker.storage.files import DISK_FULL, Files
@@ -210,7 +210,7 @@ class SoloMetadataLog:
         return (
             CommittedEntry(entry.index, entry.term, decode(entry.data))
             for entry in journal.entries(from_index)
-            if entry.kind is EntryKind.COMMAND and entry.index <= through
+            if entry.kind is not EntryKind.NO_OP and entry.index <= through
         )
 
     def snapshot(self) -> Snapshot:
@@ -237,6 +237,8 @@ class SoloMetadataLog:
             proposal.settle(NotApplied("the metadata log is closed"))
         elif self._failure is not None:
             proposal.settle(NotApplied(f"the metadata log has failed: {self._failure}"))
+        elif isinstance(envelope.command, AddVoter | RemoveVoter):
+            proposal.settle(NotApplied("this broker runs as the only voter: voters change in a group"))
         else:
             self._queue.append(proposal)
             self._wake.set()
@@ -389,7 +391,7 @@ def _replayed(store: Store) -> MetadataImage:
             raise UnsupportedFormat(what=f"{store.home}: {error}") from None
         assert image.version == store.snapshot.last_index, "a snapshot is named by what it has"
     for entry in store.journal.entries(image.version + 1):
-        if entry.kind is EntryKind.COMMAND:
+        if entry.kind is not EntryKind.NO_OP:
             image, _ = apply(image, entry.index, decode(entry.data))
     return image
 

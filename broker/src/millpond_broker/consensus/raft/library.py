@@ -60,6 +60,11 @@ class Timing:
     """A leader that has no majority of answers for so long leads no more."""
 
 
+def clock() -> float:
+    """Seconds, as the library counts them."""
+    return float(pysyncobj.syncobj.monotonicTime())
+
+
 class Outer(Protocol):
     """What the library calls of the voter around it."""
 

@@ -9,7 +9,6 @@ messages rely on.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,11 +18,12 @@ from typing import Final
 from crc32c import crc32c
 
 from millpond.wire.errors import NotADataDirectory, StorageFull
-from millpond_broker.consensus.codec import decode, decode_snapshot, encode_snapshot
+from millpond_broker.consensus.codec import decode, decode_snapshot
 from millpond_broker.consensus.journal import EntryKind
-from millpond_broker.consensus.metadata_log import CommittedEntry, NotApplied, Ok, ProposeOutcome, Unknown
+from millpond_broker.consensus.metadata_log import CommittedEntry, ProposeOutcome
 from millpond_broker.consensus.peers import PeerIdentity
 from millpond_broker.consensus.raft import codec
+from millpond_broker.consensus.raft.compaction import Compaction, CompactionOptions
 from millpond_broker.consensus.raft.guards import Guards
 from millpond_broker.consensus.raft.library import Library, Timing
 from millpond_broker.consensus.raft.log_view import LogView
@@ -41,12 +41,12 @@ from millpond_broker.consensus.raft.messages import (
 )
 from millpond_broker.consensus.raft.outbox import Outbox
 from millpond_broker.consensus.raft.pre_vote import Elections
+from millpond_broker.consensus.raft.proposals import Proposals
 from millpond_broker.consensus.snapshots import Snapshot
 from millpond_broker.consensus.store import Store
-from millpond_broker.core.broker_commands import why_not_change_voters
-from millpond_broker.core.commands import AddVoter, Envelope, RemoveVoter
+from millpond_broker.core.commands import AddVoter
 from millpond_broker.core.commands import Voter as VoterRecord
-from millpond_broker.core.image import EMPTY, CommandResult, MetadataImage, apply, earlier_result
+from millpond_broker.core.image import EMPTY, CommandResult, MetadataImage, apply
 from millpond_broker.observe.logs import event
 
 _log: Final = logging.getLogger(__name__)
@@ -55,10 +55,6 @@ TICK_SECONDS_MAX: Final = 0.02
 """Between two ticks: a fraction of a heartbeat, so that timers are kept."""
 SNAPSHOT_SECONDS: Final = 5.0
 """How long a peer may take over a snapshot before it is sent again."""
-COMPACT_RETRY_SECONDS: Final = 10.0
-"""After a snapshot that could not be written."""
-POSTPONED_BYTES_FACTOR: Final = 4
-"""How many times too long the journal's file may get for the sake of a voter that lags."""
 
 
 class VoterFailed(Exception):
@@ -72,26 +68,7 @@ class VoterOptions:
     """Timing and bounds."""
 
     timing: Timing = field(default_factory=Timing)
-    compact_entries: int = 4096
-    """Entries after a snapshot at which the next one is due: what a start has to replay, and, twice over,
-    what is held in memory."""
-    compact_bytes: int = 16 << 20
-    """The same by the size of the journal's file, for entries that are large."""
-    compact_entries_max: int = 65_536
-    """A snapshot is put off while another voter lags so far that it would then need one itself; not beyond
-    this. A voter that is dead for good must not fill the disks of the others."""
-
-
-@dataclass(slots=True, eq=False)
-class _Proposal:
-    """One that was asked for. `done` is called once."""
-
-    data: bytes
-    envelope: Envelope
-    done: Callable[[ProposeOutcome], None]
-    index: int = 0
-    """Of its entry; 0 before it has one."""
-    settled: bool = False
+    compaction: CompactionOptions = field(default_factory=CompactionOptions)
 
 
 class Voter:
@@ -124,17 +101,13 @@ class Voter:
         self._image = _image_at_start(store)
         self._check_disk()
         self._failure: Exception | None = None
-        self._queue: deque[_Proposal] = deque()
-        self._appended: dict[int, _Proposal] = {}  # by index: those in the log that nobody was told of
-        self._outcomes: list[tuple[_Proposal, ProposeOutcome]] = []
-        self._results: dict[int, CommandResult] = {}  # of this tick, by index, for those who wait
+        self.installed_index = self._image.version
+        """Of the last snapshot that took the place of the image: entries up to it were not applied one by
+        one."""
         self._outbox = Outbox()
         self._outgoing: list[tuple[int, bytes]] = []
         self._snapshots_out: dict[int, tuple[int, float]] = {}  # by peer: last index, and when it was sent
         self._votes_counted: tuple[int, set[int]] = (0, set())  # the term, and who voted in it
-        self._compact_now = False
-        self._compact_not_before = 0.0
-        self._compact_bytes_at = self._options.compact_bytes
         self._log = LogView(
             store.journal,
             sync_before_commit=self._guards.sync_before_commit,
@@ -151,6 +124,8 @@ class Voter:
             random=random,
             now=now(),
         )
+        self._proposals = Proposals(self._library, self._log, broker_id, guards=self._guards)
+        self._compaction = Compaction(store, self._log, self._library, self._options.compaction)
         self._voters: dict[int, VoterRecord] = {}
         self._voters_changed()
 
@@ -190,6 +165,11 @@ class Voter:
         addresses = {**self._configured, **{v.broker_id: v.address for v in self._voters.values()}}
         return {peer: address for peer, address in addresses.items() if address and peer != self._broker_id}
 
+    @property
+    def image_term(self) -> int:
+        """Of the entry that the image's version names."""
+        return self._store.journal.term_at(self._image.version) or 0
+
     def identity(self) -> PeerIdentity:
         """Who this is, for other voters."""
         return PeerIdentity(self._broker_id, self._directory_id, self._image.cluster_id or b"")
@@ -226,7 +206,7 @@ class Voter:
         """An encoded Envelope. `done` is called once, in a later tick, or when this closes: Ok once applied
         here, Unknown when it leads no more, NotApplied if it never got into the log, or lost its place in it.
         """
-        self._queue.append(_Proposal(data, decode(data), done))
+        self._proposals.add(data, done)
 
     def receive(self, peer: int, data: bytes) -> None:
         """A message from a peer that was admitted. Raises BadMessage, with nothing changed; VoterFailed."""
@@ -239,7 +219,7 @@ class Voter:
 
     def compact_soon(self) -> None:
         """Take a snapshot in the next tick, whoever lags."""
-        self._compact_now = True
+        self._compaction.soon()
 
     def transfer_leadership(self) -> bool:
         """Ask another voter to lead; whether one was asked. Only before a stop: it may take a moment."""
@@ -252,18 +232,18 @@ class Voter:
             try:
                 question = self._elections.gate(self._now(), self._voters)
                 if question is not None:
-                    for voter in sorted(set(self._voters) - {self._broker_id}):
+                    for voter in sorted(self._others()):
                         self.send(voter, question)
                 self._library.tick()
-                self._compact_if_due()
+                self._compaction.if_due(self._image, self._others(), self._now())
             except StorageFull as error:
                 self._disk_is_full(error)
             if not self._library.is_leader:
-                self._lost_leadership()
+                self._proposals.lost_leadership()
             for peer, index in self._outbox.take_held_back().items():
                 self._library.send_again_from(peer, index)
             self._flush()
-        self._tell()
+        self._proposals.tell()
 
     def take_outgoing(self) -> list[tuple[int, bytes]]:
         """Messages by peer, in order, that may leave now: what they rely on is durable."""
@@ -273,15 +253,15 @@ class Voter:
     def close(self) -> None:
         """Give the files back. Who waits for an outcome is told."""
         self._failure = self._failure or VoterFailed("the voter is closed")
-        self._lost_leadership()
-        self._tell()
+        self._proposals.lost_leadership()
+        self._proposals.tell()
         self._store.journal.close()
 
     def abandon(self) -> None:
         """The same, without making anything durable: after VoterFailed."""
         self._failure = self._failure or VoterFailed("the voter is closed")
-        self._lost_leadership()
-        self._tell()
+        self._proposals.lost_leadership()
+        self._proposals.tell()
         self._store.journal.abandon()
 
     # --- hearing ------------------------------------------------------------------------------------------
@@ -376,11 +356,10 @@ class Voter:
         except OSError as error:
             raise VoterFailed(f"a snapshot could not be kept: {error}") from error
         self._image = image
+        self.installed_index = snapshot.last_index
         self._log.restart()
         self._library.installed(snapshot.last_index)
-        for index in [index for index in self._appended if index <= snapshot.last_index]:
-            proposal = self._appended.pop(index)
-            self._settle(proposal, Unknown("a snapshot stands for its entry", proposal.envelope.sequence))
+        self._proposals.covered(snapshot.last_index)
         self._check_disk()
         self._voters_changed()
         event(_log, logging.INFO, "snapshot_installed", last_index=snapshot.last_index)
@@ -412,8 +391,7 @@ class Voter:
         envelope = decode(data)
         before = self._image
         self._image, result = apply(before, index, envelope)
-        if index in self._appended:
-            self._results[index] = result
+        self._proposals.executed(index, result)
         if self._image.voters is not before.voters:
             self._voters_changed()
         if self._on_applied is not None:
@@ -423,78 +401,10 @@ class Voter:
 
     def submit(self) -> None:
         """Append what was proposed, or say why not."""
-        appended = False
-        while self._queue:
-            proposal = self._queue.popleft()
-            reason, kind = self._why_not(proposal)
-            if reason is None:
-                try:
-                    proposal.index = self._append(proposal, kind)
-                    appended = True
-                    continue
-                except StorageFull as error:
-                    reason = str(error)
-            self._settle(proposal, NotApplied(reason))
-        if appended:
-            self._library.send_entries()
+        self._proposals.submit(self._image, leads=self.term != 0)
 
     def state_changed(self) -> None:
         """Looked at when the tick ends: the library is in the middle of it."""
-
-    # --- proposals ------------------------------------------------------------------------------------------
-
-    def _why_not(self, proposal: _Proposal) -> tuple[str | None, EntryKind]:
-        """Why a proposal cannot be appended, or None, and what kind of entry it makes."""
-        library, command = self._library, proposal.envelope.command
-        if not library.is_leader:
-            return "this voter does not lead", EntryKind.COMMAND
-        if not isinstance(command, AddVoter | RemoveVoter):
-            return None, EntryKind.COMMAND
-        if self.term == 0:
-            return "this voter has only just begun to lead", EntryKind.VOTERS
-        last_change = max(self._log.voter_changes, default=0)
-        if not self._guards.may_change_voters(last_change, library.applied_index):
-            return "another change of voters is under way", EntryKind.VOTERS
-        if earlier_result(self._image, proposal.envelope) is not None:
-            return None, EntryKind.COMMAND  # a retry of what was done: it is told what that gave
-        if isinstance(command, RemoveVoter) and command.broker_id == self._broker_id:
-            return "it leads, and cannot remove itself: let another voter lead first", EntryKind.VOTERS
-        return why_not_change_voters(self._image, command), EntryKind.VOTERS
-
-    def _append(self, proposal: _Proposal, kind: EntryKind) -> int:
-        def settle(applied: bool) -> None:
-            index = proposal.index
-            if self._appended.get(index) is not proposal:
-                return  # it was told something else already
-            del self._appended[index]
-            if applied:
-                self._settle(proposal, Ok(index, self._results.pop(index)))
-            else:
-                self._settle(proposal, NotApplied("another leader's entry took its place"))
-
-        index = self._library.append(kind, proposal.data, settle)
-        self._appended[index] = proposal
-        return index
-
-    def _lost_leadership(self) -> None:
-        """Whoever leads next may commit what was appended, or not."""
-        appended, self._appended = self._appended, {}
-        for proposal in appended.values():
-            outcome = Unknown("this voter leads no more", proposal.envelope.sequence)
-            self._settle(proposal, outcome)
-        while self._queue:
-            self._settle(self._queue.popleft(), NotApplied("this voter does not lead"))
-
-    def _settle(self, proposal: _Proposal, outcome: ProposeOutcome) -> None:
-        assert not proposal.settled, "one outcome"
-        proposal.settled = True
-        self._outcomes.append((proposal, outcome))
-
-    def _tell(self) -> None:
-        outcomes, self._outcomes = self._outcomes, []
-        self._results.clear()
-        for proposal, outcome in outcomes:
-            proposal.done(outcome)
 
     # --- voters ---------------------------------------------------------------------------------------------
 
@@ -507,7 +417,10 @@ class Voter:
             else:
                 voters.pop(change.broker_id, None)
         self._voters = dict(sorted(voters.items()))
-        self._library.set_others(set(voters) - {self._broker_id}, self._now())
+        self._library.set_others(self._others(), self._now())
+
+    def _others(self) -> set[int]:
+        return set(self._voters) - {self._broker_id}
 
     def _check_disk(self) -> None:
         pinned = self._image.voters.get(self._broker_id)
@@ -526,39 +439,6 @@ class Voter:
         self._guards.sync_before_sending(self._store.journal)
         for peer, message in self._outbox.take():
             self._outgoing.append((peer, codec.encode(message)))
-
-    def _compact_if_due(self) -> None:
-        store, options, image = self._store, self._options, self._image
-        taken = store.snapshot.last_index if store.snapshot else 0
-        grown = image.version - taken
-        is_due = grown > options.compact_entries or store.journal.size_bytes > self._compact_bytes_at
-        if grown <= 0 or not (is_due or self._compact_now) or self._now() < self._compact_not_before:
-            return
-        may_wait = (
-            grown <= options.compact_entries_max
-            and store.journal.size_bytes <= POSTPONED_BYTES_FACTOR * self._compact_bytes_at
-        )
-        if may_wait and not self._compact_now and self._would_leave_behind(taken):
-            return
-        self._compact_now = False
-        term = store.journal.term_at(image.version)
-        assert term is not None, "the journal has what was applied last, or begins behind it"
-        try:
-            store.compact(Snapshot(image.version, term, encode_snapshot(image)))
-        except (OSError, StorageFull) as error:
-            event(_log, logging.WARNING, "metadata_not_compacted", error=str(error))
-            self._compact_not_before = self._now() + COMPACT_RETRY_SECONDS
-            return
-        self._log.forget_voter_changes(store.journal.first_index - 1)
-        # The journal keeps what lies after the snapshot before: by that much it is long at its shortest.
-        self._compact_bytes_at = store.journal.size_bytes + options.compact_bytes
-
-    def _would_leave_behind(self, kept_from: int) -> bool:
-        """Whether a voter lacks what this leader's log would lose. Followers only keep for themselves."""
-        if not self._library.is_leader:
-            return False
-        others = set(self._voters) - {self._broker_id}
-        return any(self._library.match_index(other) < kept_from for other in others)
 
     def _disk_is_full(self, error: StorageFull) -> None:
         """What was asked did not happen, as if its message had been lost. One that came to lead and could not
