@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -11,6 +11,9 @@ from millpond_broker.core.image import TopicImage
 from millpond_broker.rpc.calls import unary
 from millpond_broker.rpc.translate import topic_message
 from millpond_broker.runtime.broker import Broker
+
+CHANGE_BYTES_MAX: Final = 512 << 10
+"""What is asked for becomes one entry of the metadata log, which holds twice that."""
 
 
 class AdminService:
@@ -22,10 +25,10 @@ class AdminService:
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Its methods by name."""
         return {
-            "CreateTopic": unary(admin_pb2.CreateTopicRequest, self._create),
-            "DeleteTopic": unary(admin_pb2.DeleteTopicRequest, self._delete),
-            "AlterTopic": unary(admin_pb2.AlterTopicRequest, self._alter),
-            "TrimTopic": unary(admin_pb2.TrimTopicRequest, self._trim),
+            "CreateTopic": unary(admin_pb2.CreateTopicRequest, self._create, CHANGE_BYTES_MAX),
+            "DeleteTopic": unary(admin_pb2.DeleteTopicRequest, self._delete, CHANGE_BYTES_MAX),
+            "AlterTopic": unary(admin_pb2.AlterTopicRequest, self._alter, CHANGE_BYTES_MAX),
+            "TrimTopic": unary(admin_pb2.TrimTopicRequest, self._trim, CHANGE_BYTES_MAX),
         }
 
     async def _create(self, request: admin_pb2.CreateTopicRequest) -> admin_pb2.TopicResponse:

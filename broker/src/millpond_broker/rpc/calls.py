@@ -24,12 +24,22 @@ ERROR_KEY: Final = "millpond-error-bin"
 CALL_SECONDS_MAX: Final = 60.0
 """A unary call takes no longer, whatever its deadline: nothing waits for good."""
 
+MESSAGE_BYTES_MAX: Final = 32 << 20
+"""Largest message. Well above the largest batch, so that one that is too large is refused by its name."""
+REQUEST_BYTES_MAX: Final = 2 << 20
+"""A request that carries no records: 20,000 positions are half of it. Parsing and refusing one takes the loop
+for milliseconds."""
+
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-def parse(message: type[M], data: bytes) -> M:
+def parse(message: type[M], data: bytes, bytes_max: int = REQUEST_BYTES_MAX) -> M:
     """The message that the bytes are. Raises InvalidRequest."""
+    if len(data) > bytes_max:
+        raise InvalidRequest(
+            reason=f"{len(data)} bytes of {message.DESCRIPTOR.name}; {bytes_max} are allowed"
+        )
     try:
         return message.FromString(data)
     except DecodeError as error:
@@ -38,20 +48,24 @@ def parse(message: type[M], data: bytes) -> M:
 
 async def refuse(context: Context, error: MillpondError) -> NoReturn:
     """End the call with the error: its status, one line, and its facts."""
-    detail = ((ERROR_KEY, error_detail(error).SerializeToString()),)
-    await context.abort(grpc.StatusCode[error.status], str(error), detail)
+    detail = error_detail(error)
+    await context.abort(
+        grpc.StatusCode[error.status], detail.message, ((ERROR_KEY, detail.SerializeToString()),)
+    )
     raise AssertionError("abort raises")
 
 
-def unary(request: type[M], answer: Callable[[M], Awaitable[Message]]) -> grpc.RpcMethodHandler[Any, Any]:
-    """The handler of a call with one request and one answer."""
+def unary(
+    request: type[M], answer: Callable[[M], Awaitable[Message]], bytes_max: int = REQUEST_BYTES_MAX
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """The handler of a call with one request, of `bytes_max` at most, and one answer."""
 
     async def handle(data: bytes, context: Context) -> bytes:
         remaining = context.time_remaining()
         seconds = CALL_SECONDS_MAX if remaining is None else min(remaining, CALL_SECONDS_MAX)
         try:
             async with asyncio.timeout(seconds):
-                return (await answer(parse(request, data))).SerializeToString()
+                return (await answer(parse(request, data, bytes_max))).SerializeToString()
         except MillpondError as error:
             await refuse(context, error)
         except TimeoutError:
@@ -86,8 +100,13 @@ async def read_all(
     message: type[M],
     take: Callable[[M], None],
     room: Callable[[], Awaitable[None]],
+    *,
+    bytes_max: int = REQUEST_BYTES_MAX,
 ) -> None:
-    """Read a stream to its end, each message only once there is `room`. What is wrong ends the stream."""
+    """Read a stream to its end, each message, of `bytes_max` at most, only once there is `room`.
+
+    What is wrong ends the stream.
+    """
     try:
         while True:
             await room()
@@ -96,7 +115,7 @@ async def read_all(
                 session.end_of_input()
                 return
             assert isinstance(data, bytes), "no deserializer is set"
-            take(parse(message, data))
+            take(parse(message, data, bytes_max))
     except MillpondError as error:
         session.fail(error)
     except asyncio.CancelledError:

@@ -28,10 +28,11 @@ class FetchService:
         async with self._broker.fetch_stream() as session:
 
             def take(request: fetch_pb2.FetchRequest) -> None:
-                if len(request.start) > SUBSCRIPTIONS_MAX:
-                    raise InvalidRequest(
-                        reason=f"{len(request.start)} positions in a message; {SUBSCRIPTIONS_MAX} are allowed"
-                    )
+                for name, count in (("start", len(request.start)), ("stop", len(request.stop))):
+                    if count > SUBSCRIPTIONS_MAX:
+                        raise InvalidRequest(
+                            reason=f"{count} to {name} in a message; {SUBSCRIPTIONS_MAX} are allowed"
+                        )
                 for handle in request.stop:
                     session.stop(handle)
                 for start in request.start:

@@ -10,7 +10,7 @@ from millpond.v1 import produce_pb2
 from millpond.wire.batch import MESSAGE_BATCHES_MAX
 from millpond.wire.errors import InvalidRequest
 from millpond_broker.core.leader import Acks
-from millpond_broker.rpc.calls import Context, bidi, read_all, serve, unary
+from millpond_broker.rpc.calls import MESSAGE_BYTES_MAX, Context, bidi, read_all, serve, unary
 from millpond_broker.rpc.translate import error_detail
 from millpond_broker.runtime.broker import Broker
 from millpond_broker.runtime.produce import Batch, ProduceSession, Result
@@ -45,7 +45,14 @@ class ProduceService:
                 for item in request.batches:
                     session.offer(Batch(item.id, item.topic_id, item.partition, item.batch), acks)
 
-            reader = read_all(context, session, produce_pb2.ProduceRequest, take, session.room)
+            reader = read_all(
+                context,
+                session,
+                produce_pb2.ProduceRequest,
+                take,
+                session.room,
+                bytes_max=MESSAGE_BYTES_MAX,
+            )
             await serve(session, reader, _write(context, session))
 
 

@@ -13,14 +13,13 @@ from grpc_reflection.v1alpha import reflection
 from millpond.v1 import admin_pb2, fetch_pb2, metadata_pb2, offsets_pb2, produce_pb2
 from millpond.wire.errors import InvalidConfig
 from millpond_broker.rpc.admin import AdminService
+from millpond_broker.rpc.calls import MESSAGE_BYTES_MAX
 from millpond_broker.rpc.fetch import FetchService
 from millpond_broker.rpc.metadata import MetadataService
 from millpond_broker.rpc.offsets import OffsetService
 from millpond_broker.rpc.produce import ProducerService, ProduceService
 from millpond_broker.runtime.broker import Broker
 
-MESSAGE_BYTES_MAX: Final = 32 << 20
-"""Largest message. Well above the largest batch, so that one that is too large is refused by its name."""
 WINDOW_BYTES: Final = 1 << 20
 """Of one stream, before its handler reads: enough for the network of a data centre, and bounded."""
 _OPTIONS: Final = (

@@ -11,6 +11,11 @@ from millpond.wire.errors import MillpondError
 from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage, PartitionImage, TopicImage
 from millpond_broker.core.topic_config import TopicConfig
 
+TEXT_BYTES_MAX: Final = 512
+"""Of an error's message and of each of its facts. Together, three times over (as the status, in the detail,
+in base64), they stay below the 8 KiB of metadata beyond which gRPC drops a refusal's name."""
+_CUT: Final = "…".encode()
+
 _STATES: Final = {
     BrokerState.RUNNING: metadata_pb2.BROKER_STATE_RUNNING,
     BrokerState.FENCED: metadata_pb2.BROKER_STATE_FENCED,
@@ -19,14 +24,22 @@ _STATES: Final = {
 
 
 def error_detail(error: MillpondError) -> errors_pb2.ErrorDetail:
-    """The error as it travels: facts as text, those that are None left out."""
+    """The error as it travels: facts as text within TEXT_BYTES_MAX, those that are None left out."""
     facts = {
-        name: str(value.value) if isinstance(value, enum.Enum) else str(value)
+        name: bounded(str(value.value) if isinstance(value, enum.Enum) else str(value))
         for name, value in error.facts().items()
         if value is not None
     }
     code = errors_pb2.ErrorCode.Name(error.number) and error.number
-    return errors_pb2.ErrorDetail(code=code, message=str(error), facts=facts)  # type: ignore[arg-type]  # a number of the enum
+    return errors_pb2.ErrorDetail(code=code, message=bounded(str(error)), facts=facts)  # type: ignore[arg-type]  # a number of the enum
+
+
+def bounded(text: str) -> str:
+    """The beginning of a text that fits, as text that can be sent: a path may hold what is no Unicode."""
+    data = text.encode(errors="backslashreplace")
+    if len(data) <= TEXT_BYTES_MAX:
+        return data.decode()
+    return data[: TEXT_BYTES_MAX - len(_CUT)].decode(errors="ignore") + _CUT.decode()
 
 
 def cluster_metadata(

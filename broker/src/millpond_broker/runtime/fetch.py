@@ -19,6 +19,8 @@ from millpond_broker.runtime.partitions import Partitions
 
 SUBSCRIPTIONS_MAX: Final = 20_000
 """Of one stream: more than a broker holds partitions."""
+ANSWERS_MAX: Final = 5000
+"""Of one message: each may be an error with a page of facts, and the message has to fit gRPC's limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +182,7 @@ class FetchSession:
         answers: list[Fetched] = []
         room_bytes = self._limits.chunk_bytes
         for _ in range(len(self._ready)):  # each gets at most one turn in a message
-            if room_bytes <= 0 or self._credit_bytes <= 0:
+            if room_bytes <= 0 or self._credit_bytes <= 0 or len(answers) >= ANSWERS_MAX:
                 break
             subscription = self._ready.popleft()
             subscription.is_ready = False
@@ -191,8 +193,8 @@ class FetchSession:
                 answers.append(answer)
                 room_bytes -= len(answer.batches)
                 self._credit_bytes -= len(answer.batches)
-        answers += self._ends
-        self._ends.clear()
+        while self._ends and len(answers) < ANSWERS_MAX:
+            answers.append(self._ends.popleft())
         self._has_room.set()
         return answers
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from millpond.wire.errors import (
     BrokerNotReady,
+    InvalidRequest,
     MillpondError,
     NotLeader,
     StorageFailed,
@@ -24,6 +25,7 @@ from millpond.wire.errors import (
 )
 from millpond.wire.record import TopicPartition
 from millpond_broker.core.admission import AdmissionLimits
+from millpond_broker.core.commands import ID_BYTES
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage, TopicImage
 from millpond_broker.core.leader import Reign
 from millpond_broker.core.topic_config import TopicConfig
@@ -87,14 +89,16 @@ class Partitions:
     # --- who is here ----------------------------------------------------------------------------------
 
     def find(self, topic_id: bytes, number: int) -> Partition:
-        """The partition, which may not lead. Raises UnknownTopic, UnknownPartition, NotLeader or
-        BrokerNotReady.
+        """The partition, which may not lead. Raises InvalidRequest, UnknownTopic, UnknownPartition, NotLeader
+        or BrokerNotReady.
         """
         partition = self._held.get((topic_id, number))
         if partition is not None:
             return partition
         topic = self._image.topics.get(topic_id)
         if topic is None:
+            if len(topic_id) > ID_BYTES:
+                raise InvalidRequest(reason=f"a topic id has {ID_BYTES} bytes, not {len(topic_id)}")
             raise UnknownTopic(topic=topic_id.hex())
         if not 0 <= number < len(topic.partitions):
             raise UnknownPartition(topic=topic.name, partition=number, partitions=len(topic.partitions))
