@@ -95,15 +95,15 @@ class IncomingLinks:
                 raise LinkRefused(Reason.NOT_ADMITTED, refusal)
             link = self._let_in(proven, context.cancel)
             yield server.accept().SerializeToString()
-            self._log.tell(logging.INFO, "peer_came_in", "", peer, at=context.peer())
+            self._log.tell(logging.INFO, "peer_came_in", peer, at=context.peer())
             self._served(peer)
             self._receive(link, requests)
         except LinkRefused as refused:
             self._log.tell(
                 logging.WARNING,
                 "peer_refused" if link is None else "peer_broken_off",
-                refused.reason,
                 peer,
+                refused.reason,
                 at=context.peer(),
                 detail=refused.detail,
             )

@@ -25,8 +25,8 @@ class PeerLog:
         self._kinds: dict[tuple[str, str, int], tuple[float, int]] = {}
         """When each was last told, and how many times it has happened since."""
 
-    def tell(self, level: int, name: str, /, reason: str, peer: int, **fields: object) -> None:
-        """Log it, unless that event for that reason and peer (0: nobody proven) was told within a minute."""
+    def tell(self, level: int, name: str, /, peer: int, reason: str = "", **fields: object) -> None:
+        """Log it, unless it was told of that peer (0: nobody proven) for that reason within a minute."""
         now = time.monotonic()
         with self._lock:
             told_at, left_out = self._kinds.get((name, reason, peer), (float("-inf"), 0))
@@ -39,6 +39,8 @@ class PeerLog:
             self._kinds[name, reason, peer] = now, 0
         if peer:
             fields["peer"] = peer
+        if reason:
+            fields["reason"] = reason
         if left_out:
             fields["left_out"] = left_out
-        event(_log, level, name, reason=reason, **fields)
+        event(_log, level, name, **fields)

@@ -144,14 +144,14 @@ class OutgoingLink:
             address = self._address
         name = "peer_lost" if connected else "peer_not_reached"
         level = logging.INFO if end.reason in (Reason.UNREACHABLE, Reason.MOVED) else logging.WARNING
-        self._shared.log.tell(level, name, end.reason, self._peer, address=address, detail=end.detail)
+        self._shared.log.tell(level, name, self._peer, end.reason, address=address, detail=end.detail)
 
     def _tell_connected(self) -> None:
         with self._changed:
             if self._given_up:
                 return
         self._told_at = time.monotonic()
-        self._shared.log.tell(logging.INFO, "peer_reached", "", self._peer, address=self._address)
+        self._shared.log.tell(logging.INFO, "peer_reached", self._peer, address=self._address)
         self._shared.events.on_connected(self._peer)
 
     def _tell_disconnected(self) -> None:
