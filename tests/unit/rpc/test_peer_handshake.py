@@ -288,7 +288,7 @@ def test_pieces_that_were_altered_repeated_swapped_or_left_out_are_refused(
 
     def join() -> None:
         for message in joiner.join(pb.PeerFrame(pieces=pb.PeerPieces(pieces=pieces))):
-            got.append(message)  # noqa: PERF402 - what came before the refusal counts
+            got.append(message)
 
     assert refused(join) is Reason.ALTERED
     assert got == messages[: at + (what == "again")], "all before it, and nothing after"
