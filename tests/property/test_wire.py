@@ -17,6 +17,7 @@ from millpond.wire.batch import (
     Producer,
     declared_body_bytes,
     decode_batch,
+    decode_times,
     encode_batch,
     parse_batch,
     seal,
@@ -119,6 +120,7 @@ def test_every_batch_comes_back_as_it_went_in(
     assert decoded.headers == made.headers
     assert list(decoded.timestamps) == timestamps
     assert list(decoded.offsets) == list(range(base_offset, base_offset + count))
+    assert decode_times(parsed) == (decoded.timestamps, decoded.offsets)
     assert decoded.records("topic", 1) == [
         Record("topic", 1, base_offset + index, timestamp, key, value, headers)
         for index, (timestamp, key, value, headers) in enumerate(
@@ -154,6 +156,7 @@ def test_a_compacted_batch_keeps_any_offsets_it_was_left_with(
     assert decoded.keys == made.keys
     assert decoded.headers == made.headers
     assert list(decoded.timestamps) == [5] * count
+    assert decode_times(batch) == (decoded.timestamps, decoded.offsets)
 
 
 @thorough
@@ -174,11 +177,18 @@ def test_any_changed_byte_of_a_framed_batch_is_seen(
 
 
 def assert_refused_or_consistent(batch: Batch) -> None:
-    """Decoding raises one of two errors, or gives columns of the length that the header says."""
+    """Decoding raises one of two errors, or gives columns of the length that the header says. The times alone
+    may be had where the rest may not, and are the same.
+    """
+    times: tuple[Sequence[int], Sequence[int]] | None = None
+    with suppress(*REFUSED):
+        times = decode_times(parse_batch(batch.data))
+        assert [len(column) for column in times] == [batch.header.record_count] * 2
     try:
         decoded = decode_batch(parse_batch(batch.data))
     except REFUSED:
         return
+    assert times == (decoded.timestamps, decoded.offsets)
     count = batch.header.record_count
     columns: Sequence[Sequence[Any] | None] = (
         decoded.values,

@@ -11,11 +11,9 @@ from millpond.v1 import admin_pb2, fetch_pb2, offsets_pb2, produce_pb2
 from millpond.wire.errors import InvalidRequest, StorageFailed
 from millpond_broker.rpc.translate import TEXT_BYTES_MAX, error_detail
 from tests.integration.broker.raw import RawClient, code_of, detail_of
-from tests.integration.broker.turns import longest_turn
+from tests.integration.broker.turns import TURN_SECONDS_MAX, longest_turn
 
 LONG = (300, 3_000, 9_000, 20_000, 200_000, 2_000_000)
-TURN_SECONDS_MAX = 0.25
-"""That the loop may be away for, on a machine that is busy with other tests, too."""
 
 
 def varint(number: int) -> bytes:

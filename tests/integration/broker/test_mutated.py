@@ -15,12 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import millpond
+from millpond.v1 import offsets_pb2
 from millpond.wire.batch import encode_batch
 from millpond.wire.compression import Codec
 from millpond.wire.header import CRC_START
 from millpond.wire.record import Headers
+from tests.integration.broker.conftest import NewTopic
 from tests.integration.broker.raw import RawClient, code_of, now_ms
 from tests.integration.broker.serving import Served
+from tests.integration.broker.turns import TURN_SECONDS_MAX, longest_turn
 
 CRC_AT = CRC_START - 4
 GOOD = [
@@ -81,6 +84,64 @@ async def test_a_batch_that_lies_is_refused_or_read_as_one_bad_record(
     assert len(bad) <= stored - 2, "one for each bad batch"
     assert [record.offset for record in records] == sorted({record.offset for record in records})
     await client.delete_topic(name)
+
+
+@settings(max_examples=200, suppress_health_check=list(HealthCheck), deadline=None)
+@given(data=st.data())
+async def test_a_time_among_batches_that_lie_is_found_or_refused_by_name(
+    client: RawClient, data: st.DataObject
+) -> None:
+    name = f"timed-{next(_names)}"
+    topic = await client.create_topic(name)
+    await client.send(topic, *data.draw(st.lists(lies(), min_size=1, max_size=5)))
+    ends = await offset_at(client, topic, None)
+    for at in (0, now_ms() - 60_000, data.draw(st.integers(0, 1 << 62)), now_ms() + 3_600_000):
+        found = await offset_at(client, topic, at)
+        if found.HasField("error"):
+            assert code_of(found.error) == "CORRUPT_BATCH"
+        elif found.HasField("offset"):
+            assert ends.log_start <= found.offset < ends.high_watermark
+    await client.delete_topic(name)
+
+
+async def offset_at(client: RawClient, topic: bytes, timestamp: int | None) -> offsets_pb2.PartitionOffsets:
+    query = offsets_pb2.OffsetQuery(topic_id=topic, timestamp=timestamp)
+    request = offsets_pb2.ListOffsetsRequest(queries=[query])
+    answer = await client.call("OffsetService", "ListOffsets", request)
+    found = answer.offsets[0]
+    assert isinstance(found, offsets_pb2.PartitionOffsets)
+    return found
+
+
+async def test_a_header_that_claims_a_later_time_than_its_records_is_told_at_the_first(
+    client: RawClient, new_topic: NewTopic
+) -> None:
+    """Looking on would unpack one batch after another, as many as somebody made, in one turn of the loop."""
+    topic = await new_topic()
+    at = now_ms() - 1000
+    liar = bytearray(encode_batch([b"x"] * 3, [at, at, at + 1]).data)
+    liar[35:43] = struct.pack(">q", at + 500)  # its greatest timestamp
+    await client.send(topic, resealed(liar), resealed(liar))
+    assert (await offset_at(client, topic, at + 1)).offset == 2
+    found = await offset_at(client, topic, at + 2)
+    assert code_of(found.error) == "CORRUPT_BATCH"
+    assert found.error.facts["offset"] == "0"
+
+
+async def test_a_time_in_a_large_compressed_batch_is_found_without_unpacking_records(
+    client: RawClient, new_topic: NewTopic
+) -> None:
+    count, at = 1 << 20, now_ms() - 1000
+    topic = await new_topic()
+    times = [at] * (count - 1) + [at + 1]
+    uniform = encode_batch([b"x" * 40] * count, at, codec=Codec.ZSTD)
+    mixed = encode_batch([b"x" * 40] * count, times, keys=[b"k"] * count, codec=Codec.ZSTD)
+    results = await client.send(topic, bytes(uniform.data), bytes(mixed.data))
+    assert not any(result.HasField("error") for result in results)
+    assert (await offset_at(client, topic, at)).offset == 0
+    async with longest_turn() as turn:
+        assert (await offset_at(client, topic, at + 1)).offset == 2 * count - 1
+    assert turn.seconds < TURN_SECONDS_MAX
 
 
 async def test_a_bad_batch_is_raised_once_and_passed(served: Served, client: RawClient) -> None:

@@ -7,6 +7,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
+
+TURN_SECONDS_MAX: Final = 0.5
+"""That the loop may be away for, on a busy machine, too: what is tested took more."""
 
 
 @dataclass

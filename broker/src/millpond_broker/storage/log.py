@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from millpond.wire.batch import Batch, decode_batch
+from millpond.wire.batch import Batch
 from millpond.wire.errors import (
     CorruptBatch,
     OffsetOutOfRange,
@@ -37,7 +37,7 @@ from millpond_broker.core.retention import Retained, retained_from
 from millpond_broker.storage.checkpoint import CheckpointFile, CleanClose
 from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, DISK_FULL, Buffer, File, Files
 from millpond_broker.storage.recovery import Corruption, Recovery, recover
-from millpond_broker.storage.scan import CHUNK_BYTES, StoredBatch, Unsound
+from millpond_broker.storage.scan import CHUNK_BYTES, StoredBatch, Unsound, first_at
 from millpond_broker.storage.segment import APPEND_BYTES_MAX, RELATIVE_OFFSET_MAX, Segment
 from millpond_broker.storage.segments import SegmentInfo, Segments
 from millpond_broker.storage.sidecars import load_producers, save_epochs, save_producers
@@ -371,7 +371,8 @@ class Log:
         """(offset, timestamp) of the first record at or after `timestamp` (ms); None if there is none
         before offset `below` (None: the log end), which is what a reader may see.
 
-        Raises CorruptBatch, StorageFailed.
+        Unpacks two batches at most. Raises CorruptBatch, also for a batch that lies under a sound checksum;
+        UnsupportedFormat for a compression that is not installed; StorageFailed.
         """
         end = self.log_end if self.failure is None else self.durable_end
         below = end if below is None else min(below, end)
@@ -379,13 +380,20 @@ class Log:
             for stored in self._segments.batches_at_time(timestamp, self.log_start):
                 if self._is_past_corruption(stored):
                     break
-                decoded = decode_batch(stored.batch)
-                for offset, at in zip(decoded.offsets, decoded.timestamps, strict=True):
-                    if offset >= below:
-                        return None
-                    if at >= timestamp and offset >= self.log_start:
-                        return offset, at
-                if stored.batch.header.next_offset >= below:
+                header = stored.batch.header
+                if header.base_offset >= below:
+                    return None
+                found = first_at(stored.batch, timestamp, self.log_start)
+                if found is not None:
+                    return found if found[0] < below else None
+                if header.base_offset >= self.log_start:
+                    # Nobody unpacks a batch before it is appended. To go on would be to unpack one after
+                    # another, as many as a liar has sent.
+                    raise CorruptBatch(
+                        reason=f"no record is as late as the {header.max_timestamp} ms of its header",
+                        offset=header.base_offset,
+                    )
+                if header.next_offset >= below:
                     return None
         except Unsound as found:
             self._note_unsound(found)

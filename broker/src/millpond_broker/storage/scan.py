@@ -7,12 +7,13 @@ where a byte from disk becomes a batch.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from millpond.wire.batch import Batch
+from millpond.wire.batch import Batch, decode_times
 from millpond.wire.errors import CorruptBatch, UnsupportedFormat
 from millpond.wire.frame import FRAME_BYTES, PREFIX_BYTES, Frame, check_frame
 from millpond.wire.header import (
@@ -147,3 +148,16 @@ def _saw(file: File, position: int, end: int, offset: int) -> bool:
         return False
     base_offset = stored.batch.header.base_offset
     return base_offset > offset and stored.frame.durable_end(base_offset) > offset
+
+
+def first_at(batch: Batch, timestamp: int, from_offset: int) -> tuple[int, int] | None:
+    """(offset, timestamp) of the first record of a batch at or after both. Raises as `decode_times`."""
+    try:
+        timestamps, offsets = decode_times(batch)
+    except CorruptBatch as error:
+        raise CorruptBatch(reason=error.reason, offset=batch.header.base_offset) from None
+    first = bisect_left(offsets, from_offset)
+    for offset, at in zip(offsets[first:], timestamps[first:], strict=True):
+        if at >= timestamp:
+            return offset, at
+    return None

@@ -114,6 +114,21 @@ def decode_columns(flags: int, count: int, body: bytes) -> Columns:
     return Columns(values, keys, headers, timestamp_deltas, offset_deltas)
 
 
+def decode_times(flags: int, count: int, body: bytes) -> tuple[array[int] | None, array[int] | None]:
+    """The timestamp and offset deltas of `count` records, the rest left alone, whatever it is.
+
+    Raises CorruptBatch when the body is too short for the columns before them.
+    """
+    reader = _Reader(body)
+    bitmaps = bool(flags & Attributes.NULL_KEYS) + bool(flags & Attributes.NULL_VALUES)
+    reader.skip(count * 4 * (2 if flags & Attributes.KEYS else 1) + bitmaps * ((count + 7) // 8))
+    if flags & Attributes.HEADERS:
+        reader.skip(2 * 4 * sum(reader.column(_U32, count)))
+    timestamp_deltas = reader.column(_I64, count) if flags & Attributes.TIMESTAMP_DELTAS else None
+    offset_deltas = reader.column(_U32, count) if flags & Attributes.OFFSET_DELTAS else None
+    return timestamp_deltas, offset_deltas
+
+
 def _lengths(what: str, column: Sequence[bytes | None]) -> tuple[array[int], bool, Iterable[bytes]]:
     """Lengths of a column, whether any is null, and what to join. The common case has no null."""
     try:
@@ -153,13 +168,16 @@ class _Reader:
         self._body = body
         self._at = 0
 
-    def _take(self, size: int) -> bytes:
+    def skip(self, size: int) -> None:
+        """Leave columns of so many bytes behind."""
         end = self._at + size
         if end > len(self._body):
             raise CorruptBatch(reason=f"a column of {size} bytes, {len(self._body) - self._at} are left")
-        taken = self._body[self._at : end]
         self._at = end
-        return taken
+
+    def _take(self, size: int) -> bytes:
+        self.skip(size)
+        return self._body[self._at - size : self._at]
 
     def column(self, code: str, count: int) -> array[int]:
         column = array(code)
