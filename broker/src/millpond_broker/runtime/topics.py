@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from millpond.wire.errors import InternalError, InvalidConfig, InvalidRequest, UnknownTopic
+from millpond.wire.errors import InvalidConfig, InvalidRequest, UnknownTopic
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.core.commands import DeleteTopic, SetTopicConfig
 from millpond_broker.core.controller import new_partitions, new_topic
@@ -36,6 +38,9 @@ class Topics:
         self._record_bytes_max = record_bytes_max
         # Of all topics: each costs this broker files, memory and time at a start.
         self._partitions_max = partitions_max
+        # Held from counting partitions until those that are added are in the image, or several creations
+        # side by side would each find the same room.
+        self._adding = asyncio.Lock()
 
     async def create(
         self,
@@ -48,25 +53,28 @@ class Topics:
     ) -> tuple[TopicImage, int]:
         """The topic, which takes records now, and the version of the metadata that has it.
 
-        Raises InvalidTopicName, TopicExists, NotEnoughBrokers, InvalidConfig, InvalidRequest.
+        Raises InvalidTopicName, TopicExists, NotEnoughBrokers, InvalidConfig, InvalidRequest; UnknownTopic if
+        somebody deleted it before it could be answered.
         """
         self._check(TopicConfig.parse(config))
-        self._check_room(partitions)
-        command = new_topic(
-            self._metadata.image,
-            topic_id=self._new_id(),
-            name=name,
-            partitions=partitions,
-            replicas=replicas,
-            min_insync=min_insync,
-            config=config,
-        )
-        await propose(self._metadata, command)
-        return await self._led(command.topic_id)
+        async with self._adding:
+            self._check_room(partitions)
+            command = new_topic(
+                self._metadata.image,
+                topic_id=self._new_id(),
+                name=name,
+                partitions=partitions,
+                replicas=replicas,
+                min_insync=min_insync,
+                config=config,
+            )
+            await propose(self._metadata, command)
+        return await self._led(command.topic_id, name)
 
     async def delete(self, name: str) -> int:
         """The version of the metadata in which the topic is gone; its files are, too. Raises UnknownTopic."""
-        await propose(self._metadata, DeleteTopic(topic_id=self._find(name).topic_id))
+        with _gone_as(name):
+            await propose(self._metadata, DeleteTopic(topic_id=self._find(name).topic_id))
         version = self._metadata.image.version
         await self._local.reached(version)
         return version
@@ -85,16 +93,23 @@ class Topics:
             )
         if set_config or unset:
             self._check(TopicConfig.parse(set_config, topic.config))
-            await propose(
-                self._metadata,
-                SetTopicConfig(
-                    topic_id=topic.topic_id, set=tuple(sorted(set_config.items())), unset=tuple(sorted(unset))
-                ),
+            changed = SetTopicConfig(
+                topic_id=topic.topic_id, set=tuple(sorted(set_config.items())), unset=tuple(sorted(unset))
             )
-        if partitions is not None and partitions > len(topic.partitions):
-            self._check_room(partitions - len(topic.partitions))
-            await propose(self._metadata, new_partitions(self._metadata.image, topic.topic_id, partitions))
-        return await self._led(topic.topic_id)
+            with _gone_as(name):
+                await propose(self._metadata, changed)
+        if partitions is not None:
+            with _gone_as(name):
+                await self._grow(topic.topic_id, partitions)
+        return await self._led(topic.topic_id, name)
+
+    async def _grow(self, topic_id: bytes, partitions: int) -> None:
+        async with self._adding:
+            image = self._metadata.image
+            there = len(image.topics[topic_id].partitions) if topic_id in image.topics else 0
+            if partitions != there:
+                self._check_room(partitions - there)
+                await propose(self._metadata, new_partitions(image, topic_id, partitions))
 
     async def trim(self, topic_id: bytes, before: Mapping[int, int]) -> dict[int, int]:
         """Log starts by partition, after forgetting what lies before the given offsets. Partitions are done
@@ -123,13 +138,16 @@ class Topics:
                 reason=f"{held} and {added} more exceed limits.partitions_max, {self._partitions_max}",
             )
 
-    async def _led(self, topic_id: bytes) -> tuple[TopicImage, int]:
-        """Wait until every partition of the topic has a leader, and what is this broker's takes records."""
+    async def _led(self, topic_id: bytes, name: str) -> tuple[TopicImage, int]:
+        """Wait until every partition of the topic has a leader, and what is this broker's takes records.
+
+        Raises UnknownTopic if it was deleted meanwhile.
+        """
         image = self._metadata.image
         while True:
             topic = image.topics.get(topic_id)
             if topic is None:
-                raise InternalError(reason="the topic was deleted meanwhile")
+                raise UnknownTopic(topic=name)
             if all(partition.leader is not None for partition in topic.partitions):
                 await self._local.reached(image.version)
                 return topic, image.version
@@ -140,3 +158,12 @@ class Topics:
         if name not in image.topic_ids:
             raise UnknownTopic(topic=name)
         return image.topics[image.topic_ids[name]]
+
+
+@contextmanager
+def _gone_as(name: str) -> Iterator[None]:
+    """A topic that somebody else deleted meanwhile goes by the name that the caller knows, not by its id."""
+    try:
+        yield
+    except UnknownTopic:
+        raise UnknownTopic(topic=name) from None
