@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.rpc.server import RpcOptions, RpcServer
 from millpond_broker.runtime.broker import Broker, BrokerOptions
 from millpond_broker.runtime.fetch import FetchLimits
-from millpond_broker.runtime.ports import SystemClock
+from millpond_broker.runtime.ports import DiskThread, SystemClock
 from millpond_broker.runtime.produce import ProduceLimits
 from millpond_broker.storage.files import Files, OsFiles
 
@@ -60,6 +61,39 @@ class Disk:
             self.waiting -= 1
         return call()
 
+    def close(self) -> None:
+        """No more calls come."""
+
+
+class DiskOnThread(Disk):
+    """Disk calls in a thread, which the disk holds: a caller that is cancelled leaves after its call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = DiskThread("held")
+        self._gate = threading.Event()
+        self._gate.set()
+
+    def hold(self) -> None:
+        self._gate.clear()
+
+    def release(self) -> None:
+        self._gate.set()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        def held() -> T:
+            self._gate.wait()
+            return call()
+
+        self.waiting += 1
+        try:
+            return await self._thread.run(held)
+        finally:
+            self.waiting -= 1
+
+    def close(self) -> None:
+        self._thread.close()
+
 
 @dataclass
 class Served:
@@ -79,9 +113,10 @@ async def serving(
     *,
     files: Files | None = None,
     options: BrokerOptions = OPTIONS,
+    syncs: Disk | None = None,
 ) -> AsyncIterator[Served]:
     """A broker that runs inside the block, and is stopped cleanly behind it."""
-    syncs, disk = Disk(), Disk()
+    syncs, disk = syncs or Disk(), Disk()
     broker = Broker(
         replace(options, data_dir=data_dir),
         files or OsFiles(),
@@ -116,3 +151,4 @@ async def serving(
                 stopping.set()
     finally:
         await server.stop(0)
+        syncs.close()

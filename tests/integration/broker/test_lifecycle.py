@@ -13,7 +13,7 @@ from millpond.v1 import metadata_pb2, produce_pb2
 from millpond.wire.batch import Producer
 from millpond.wire.errors import DirectoryInUse
 from tests.integration.broker.raw import RawClient, batch, code_of, detail_of, drain
-from tests.integration.broker.serving import serving
+from tests.integration.broker.serving import DiskOnThread, serving
 from tests.sim.disk import SimFiles
 
 
@@ -164,6 +164,32 @@ async def test_logs_of_a_topic_that_was_being_deleted_go_at_the_next_start(tmp_p
     async with serving(tmp_path / "data"):
         assert not kept.exists()
         assert (kept.parent / "lost+found").exists(), "what is not ours stays"
+
+
+async def test_a_stop_in_the_middle_of_a_deletion_is_a_clean_stop(tmp_path: Path) -> None:
+    """The deletion waits for a sync of the log; the next start goes on with it."""
+    async with (
+        serving(tmp_path / "data", syncs=DiskOnThread()) as served,
+        RawClient(served.address) as client,
+    ):
+        topic, other = await client.create_topic("going"), await client.create_topic("staying")
+        await client.send(other, batch([b"kept"]))
+        served.syncs.hold()
+        sending = asyncio.ensure_future(client.send(topic, batch([b"lost"])))
+        while not served.syncs.waiting:
+            await asyncio.sleep(0)
+        deleting = asyncio.ensure_future(client.delete_topic("going"))
+        (result,) = await sending
+        assert code_of(result.error) == "UNKNOWN_TOPIC", "the partition is closed, its log is in the sync"
+        served.stopping.set()
+        while served.broker.phase.value != "stopping":
+            await asyncio.sleep(0)
+        served.syncs.release()
+        await served.ended
+        await asyncio.gather(deleting, return_exceptions=True)
+    async with serving(tmp_path / "data") as served, RawClient(served.address) as client:
+        assert not any(topic.hex() in path.name for path in (tmp_path / "data" / "partitions").iterdir())
+        assert await client.read(other, 0, 1) == [b"kept"]
 
 
 async def test_after_a_failed_sync_the_partition_comes_back_with_what_was_acknowledged() -> None:

@@ -318,12 +318,18 @@ class Partitions:
     async def close(self, broker_epoch: int) -> None:
         """Close every log: durable, and said to be complete under that epoch. `run` has ended."""
         stopping = BrokerNotReady(reason="the broker is stopping")
+        deleted = {partition for partition in self._held.values() if partition.state is State.CLOSED}
         for partition in self._held.values():
-            partition.close(stopping)
+            if partition not in deleted:
+                partition.close(stopping)
         for partition in self._held.values():
             await self.syncer.forget(partition)
             log, partition.log = partition.log, None
-            if log is not None:
+            if log is None:
+                continue
+            if partition in deleted:
+                log.abandon()  # its topic is gone, and its deletion cut short: the next start goes on with it
+            else:
                 await self._disk.run(lambda log=log: _close(log, broker_epoch))  # type: ignore[misc]  # bound now
         self._held.clear()
 
