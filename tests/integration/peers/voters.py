@@ -146,7 +146,7 @@ def sockets() -> set[str]:
 
 @contextmanager
 def nothing_left() -> Iterator[None]:
-    """No thread and no socket more than before. gRPC closes its sockets soon, on threads that only it knows."""
+    """No thread and no socket more than before. gRPC closes its sockets soon, on its own threads."""
     threads, open_before = set(threading.enumerate()), sockets()
     yield
     until(lambda: set(threading.enumerate()) <= threads, 5)

@@ -50,6 +50,7 @@ _OPTIONS: Final = (
     # A host that dies without a word is noticed after the sum of the two.
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),  # by itself the time-out of keepalive is not kept (1.85)
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.min_reconnect_backoff_ms", 1_500),  # what one attempt to connect may take
     ("grpc.enable_http_proxy", 0),

@@ -1,0 +1,42 @@
+"""Hosts that stop answering, or move: noticed in time, and found again."""
+
+from __future__ import annotations
+
+from tests.integration.peers.conftest import MakeVoter
+from tests.integration.peers.nameserver import NameServer
+from tests.integration.peers.processes import VoterProcess
+from tests.integration.peers.voters import until
+
+
+def test_a_peer_that_stands_still_is_lost_within_seconds_and_found_when_it_goes_on(voter: MakeVoter) -> None:
+    """Its kernel still takes what is sent, so that only the lack of an answer tells."""
+    one = voter(1)
+    with VoterProcess(2, {1: one.address}) as process:
+        one.links.connect(2, process.address)
+        one.told.wait(lambda: one.told.linked(2))
+        process.wait("connected", 1)
+        process.pause()
+        assert one.told.wait(lambda: not one.told.linked(2)) < 3.5
+        until(lambda: one.links._incoming._links == [])  # nor is it served for longer
+        process.resume()
+        assert one.told.wait(lambda: one.told.linked(2)) < 3.5
+        process.wait("connected", 1)  # its own link broke as well, for this end had given it up
+        one.links.send(2, [b"echo"])
+        one.told.wait(lambda: one.told.messages.get(2) == [b"echo"])
+        process.stop()
+
+
+def test_a_peer_whose_name_moves_to_another_address_is_found_there(voter: MakeVoter) -> None:
+    with NameServer("127.0.0.2") as names:
+        one = voter(1, resolver=f"dns://127.0.0.1:{names.port}/")
+        two = voter(2, listen="127.0.0.2:0")
+        one.links.connect(2, f"voter-2.peers.test:{two.port}")
+        one.wait_linked(two)
+        two.close()
+        one.told.wait(lambda: not one.told.linked(2))
+        moved = voter(2, listen=f"127.0.0.3:{two.port}")
+        names.address = "127.0.0.3"
+        assert one.told.wait(lambda: one.told.linked(2)) < 2.5
+        one.links.send(2, [b"at the new address"])
+        moved.told.wait(lambda: moved.told.messages.get(1) == [b"at the new address"])
+        one.close()  # before its name server
