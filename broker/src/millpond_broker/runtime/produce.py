@@ -7,7 +7,6 @@ is not read on, so that its sender waits in its write. Results settled together 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -55,8 +54,13 @@ class Backlog:
     def __init__(self, limits: ProduceLimits) -> None:
         self.limits = limits
         self.unanswered_bytes = 0
-        # Streams that wait for room: no more than there are streams. First come, first served.
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Streams that wait for room, each until it has some or is gone: no more than there are streams.
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Streams that are not read on for want of room."""
+        return len(self._waiting)
 
     @property
     def has_room(self) -> bool:
@@ -71,17 +75,20 @@ class Backlog:
         """It was."""
         self.unanswered_bytes -= size_bytes
         assert self.unanswered_bytes >= 0, "every batch is answered once"
-        while self.has_room and self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        if self.has_room:
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def room(self) -> None:
         """Return when there is some. The caller has the deadline: its stream's end."""
         while not self.has_room:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+            self._waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.discard(waiter)
 
 
 class _Waiting:
