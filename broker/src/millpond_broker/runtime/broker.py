@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from millpond.wire.errors import BrokerNotReady, MillpondError
+from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.consensus.solo import SoloMetadataLog
 from millpond_broker.core.admission import AdmissionLimits
@@ -122,7 +122,8 @@ class Broker:
         """Start, call `ready`, serve clients at `address` until `stopping` is set, and stop.
 
         Raises what keeps it from starting: DirectoryInUse, NotADataDirectory, UnsupportedFormat,
-        StorageFailed, StorageFull. Any other exception is a fault of this program: all is as after a crash.
+        StorageFailed, StorageFull; BrokerNotReady or OperationTimeout when its metadata cannot change. Any
+        other exception is a fault of this program: all is as after a crash.
         """
         options = self.options
         directory = await self._disk.run(
@@ -214,18 +215,27 @@ class Broker:
         )
 
     async def _join(self, registration: RegisterBroker) -> None:
-        """Register this incarnation, become controller, and wait until every partition is led."""
+        """Register this incarnation, become controller, and wait until every partition is led.
+
+        Raises OperationTimeout when that takes longer than JOIN_SECONDS_MAX, and as `propose`.
+        """
+        try:
+            async with asyncio.timeout(JOIN_SECONDS_MAX):
+                await self._lead_all(registration)
+        except TimeoutError:
+            raise OperationTimeout(what="leading every partition", timeout=JOIN_SECONDS_MAX) from None
+
+    async def _lead_all(self, registration: RegisterBroker) -> None:
         metadata, partitions, feed = self._metadata, self._partitions, self._feed
         assert metadata is not None, "it has started"
         assert partitions is not None, "likewise"
         assert feed is not None, "likewise"
-        async with asyncio.timeout(JOIN_SECONDS_MAX):
-            await propose(metadata, registration)
-            await propose(metadata, ClaimController(broker_id=registration.broker_id, term=metadata.term))
-            image = metadata.image
-            while any(state.leader is None for topic in image.topics.values() for state in topic.partitions):
-                image = await feed.newer_than(image)
-            await partitions.reached(image.version)
+        await propose(metadata, registration)
+        await propose(metadata, ClaimController(broker_id=registration.broker_id, term=metadata.term))
+        image = metadata.image
+        while any(state.leader is None for topic in image.topics.values() for state in topic.partitions):
+            image = await feed.newer_than(image)
+        await partitions.reached(image.version)
 
     async def _upkeep(self, partitions: Partitions) -> None:
         while True:

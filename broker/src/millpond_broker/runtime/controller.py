@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
@@ -24,6 +25,8 @@ _log: Final = logging.getLogger(__name__)
 
 PROPOSE_SECONDS_MAX: Final = 10.0
 """How long a change of metadata may take before its outcome is unknown."""
+RETRY_SECONDS: Final = 1.0
+"""After a command that failed: soon enough for whoever waits for a leader, seldom enough for the log."""
 
 
 async def propose(log: MetadataLog, command: Command) -> object:
@@ -63,14 +66,17 @@ class Controller:
 
     async def run(self) -> None:
         """Control until cancelled."""
+        is_done = True
         while True:
-            await self._wake.wait()
+            # What failed (a journal without room) changes no image, which would wake this.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if is_done else RETRY_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
             resigning, self._resigning = self._resigning, {}
             commands: list[Command] = list(self._resignations(resigning))
             commands += plan(self._metadata.image, frozenset({self._broker_id}), self._clock.now_ms())
-            for command in commands:
-                await self._try(command)
+            is_done = all([await self._try(command) for command in commands])
 
     def _resignations(self, resigning: dict[Partition, None]) -> list[Command]:
         changes = []
@@ -94,9 +100,11 @@ class Controller:
             )
         return [ChangePartitions(changes=tuple(changes))] if changes else []
 
-    async def _try(self, command: Command) -> None:
+    async def _try(self, command: Command) -> bool:
         """A command that fails is planned anew from the image that there is then."""
         try:
             await propose(self._metadata, command)
         except MillpondError as error:
             event(_log, logging.WARNING, "not_controlled", command=type(command).__name__, error=str(error))
+            return False
+        return True
