@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from millpond.wire.batch import ANONYMOUS, Producer, encode_batch
 from millpond.wire.errors import OutOfOrderSequence, ProducerFenced
 from millpond.wire.header import BatchHeader
+from millpond_broker.core import producers as core_producers
 from millpond_broker.core.producers import (
     BATCHES_REMEMBERED,
     EXPIRY_MS,
@@ -139,6 +141,38 @@ def test_records_of_long_ago_do_not_have_their_producer_forgotten() -> None:
     producers.observe(header(5000, Producer(1, 0, 0), timestamp=now - 7 * EXPIRY_MS))
     producers.expire(now)
     assert producers.get(1) is not None
+
+
+def test_so_many_producers_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch may be another producer's: the one whose latest batch lies farthest back makes room, also
+    after the table was restored.
+    """
+    monkeypatch.setattr(core_producers, "PRODUCERS_MAX", 3)
+    producers = Producers()
+    for offset, producer_id in enumerate((9, 8, 7, 9, 6)):
+        producers.observe(header(offset, Producer(producer_id, 0, offset)))
+    assert len(producers) == 3
+    assert producers.get(8) is None
+    assert [batch.base_offset for batch in seen(producers, 9)] == [0, 3]
+    restored = Producers.restore(producers.snapshot())
+    restored.observe(header(5, Producer(5, 0, 0)))
+    assert restored.get(7) is None
+    assert len(restored) == len(Producers.restore(restored.snapshot())) == 3
+
+
+def test_a_producer_of_one_batch_takes_little_memory() -> None:
+    """77 bytes of log make one."""
+    count = 10_000
+    headers = [header(number, Producer(number, 0, 0)) for number in range(count)]
+    tracemalloc.start()
+    try:
+        producers = Producers()
+        for one in headers:
+            producers.observe(one)
+        taken_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes / count < 500
 
 
 @given(

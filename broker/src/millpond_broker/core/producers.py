@@ -5,7 +5,6 @@ Rebuilt from snapshot and log on every replica, so that a retry is recognised by
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +18,10 @@ EXPIRY_MS: Final = 24 * 3600 * 1000
 PRODUCERS_KEPT: Final = 1000
 """So many are remembered however long they are silent: forgetting is for the sake of memory, and whoever is
 forgotten with a batch under way may write it twice."""
+PRODUCERS_MAX: Final = 50_000
+"""So many are remembered at most, however short their silence: 20 MB of memory, and a snapshot that takes the
+loop for 0.2 s. A batch of 77 bytes is enough to become one. Whoever is forgotten for others' sake has been
+silent while 50,000 wrote."""
 _SEQUENCE_MODULUS: Final = 1 << 31
 
 
@@ -38,9 +41,15 @@ class SeenBatch(NamedTuple):
 class ProducerState:
     """Epoch of one producer in one partition, and its last batches, oldest first."""
 
+    __slots__ = ("batches", "epoch")
+
     def __init__(self, epoch: int, batches: Iterable[SeenBatch] = ()) -> None:
         self.epoch = epoch
-        self.batches = deque(batches, maxlen=BATCHES_REMEMBERED)
+        self.batches = tuple(batches)[-BATCHES_REMEMBERED:]
+
+    def note(self, batch: SeenBatch) -> None:
+        """The latest."""
+        self.batches = (*self.batches[1 - BATCHES_REMEMBERED :], batch)
 
 
 def _last_sequence(header: BatchHeader) -> int:
@@ -51,6 +60,7 @@ class Producers:
     """State by producer id. Batches arrive in offset order; `observe` is the only mutator but expiry."""
 
     def __init__(self) -> None:
+        # In the order of their latest batches, the longest silent first; at most PRODUCERS_MAX.
         self._states: dict[int, ProducerState] = {}
         # The latest time of any batch so far; it does not go back.
         self._latest = 0
@@ -91,11 +101,13 @@ class Producers:
         self._latest = max(self._latest, header.max_timestamp)
         if header.producer_id == NO_PRODUCER_ID:
             return
-        state = self._states.get(header.producer_id)
+        state = self._states.pop(header.producer_id, None)
         if state is None or state.epoch != header.producer_epoch:
-            state = self._states[header.producer_id] = ProducerState(header.producer_epoch)
-        seen = SeenBatch(header.base_sequence, _last_sequence(header), header.base_offset, self._latest)
-        state.batches.append(seen)
+            state = ProducerState(header.producer_epoch)
+        state.note(SeenBatch(header.base_sequence, _last_sequence(header), header.base_offset, self._latest))
+        self._states[header.producer_id] = state
+        if len(self._states) > PRODUCERS_MAX:
+            del self._states[next(iter(self._states))]
 
     def expire(self, now_ms: int) -> None:
         """Forget who has been silent for EXPIRY_MS, the longest silent first, down to PRODUCERS_KEPT."""
@@ -121,7 +133,10 @@ class Producers:
     def restore(cls, snapshot: list[Any]) -> Producers:
         """The table that `snapshot` was taken of."""
         table = cls()
-        for producer_id, epoch, batches in snapshot:
+        # A snapshot is in the order of ids; silence goes by the offset of the latest batch.
+        for producer_id, epoch, batches in sorted(snapshot, key=lambda entry: entry[2][-1][2])[
+            -PRODUCERS_MAX:
+        ]:
             state = ProducerState(epoch, [SeenBatch(*batch) for batch in batches])
             table._states[producer_id] = state
             table._latest = max(table._latest, state.batches[-1].timestamp)
