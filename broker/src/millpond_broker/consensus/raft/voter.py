@@ -411,7 +411,8 @@ class Voter:
     def _voters_changed(self) -> None:
         """Those of the image, and the changes in the log behind it: they count from their entry on."""
         voters = dict(self._image.voters)
-        for change in self._log.changes_after(self._image.version):
+        known = self._guards.knows_voters(self._image.cluster_id)
+        for change in self._log.changes_after(self._image.version) if known else ():
             if isinstance(change, AddVoter):
                 voters[change.voter.broker_id] = change.voter
             else:
