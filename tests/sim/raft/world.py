@@ -134,6 +134,8 @@ class World:
         self.on_sent: Callable[[int, int, bytes], None] = lambda _source, _target, _message: None
         self.on_turn: Callable[[Host], None] = lambda _host: None
         """After each turn of a process."""
+        self.on_refused: Callable[[Host], None] = lambda _host: None
+        """A host does not start any more."""
         self.on_ended: Callable[[Host, str], None] = lambda _host, _how: None
         self._advance = advance_per_reading
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -189,7 +191,7 @@ class World:
         self.hosts[host.host_id] = host
 
     def start(self, host_id: int) -> None:
-        """Start its process, unless it runs. Raises CannotStart."""
+        """Start its process, unless it runs."""
         host = self.hosts[host_id]
         if host.process is not None or host.is_gone:
             return
@@ -197,6 +199,10 @@ class World:
             host.process = host.boot()
         except Ended as ended:
             self._gone(host, ended.how)
+            return
+        except CannotStart:
+            self.note(f"refused {host_id}")
+            self.on_refused(host)
             return
         host.life += 1
         self.note(f"start {host_id}")
