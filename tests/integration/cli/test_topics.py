@@ -90,7 +90,9 @@ def test_alter_changes_and_puts_back(cli: Cli) -> None:
 def test_delete_is_for_good(cli: Cli) -> None:
     name = cli.topic()
     assert cli.text("topic", "delete", name) == f"deleted topic {name}\n"
-    assert "does not exist" in cli.refusal("topic", "delete", name)
+    refused = cli.refusal("topic", "delete", name)
+    assert "does not exist; see which there are with: millpond topic list" in refused
+    assert "create" not in refused
     assert cli.json("topic", "delete", cli.topic())[0]["deleted"] is True
 
 

@@ -89,7 +89,10 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         with root.make_context("millpond", list(arguments)) as context:
-            result = root.invoke(context)
+            try:
+                result = root.invoke(context)
+            except errors.MillpondError as error:
+                return _tell(described(error, context.invoked_subcommand), FAILED)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.Abort:
@@ -99,8 +102,6 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(error.format_message().rstrip(".") + place, USAGE_ERROR)
     except click.ClickException as error:
         return _tell(error.format_message(), FAILED)
-    except errors.MillpondError as error:
-        return _tell(described(error), FAILED)
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:
@@ -138,6 +139,7 @@ def _tell(message: str, status: int) -> int:
 # --- what to do about an error -------------------------------------------------------------------------
 
 HINTS: Final[Mapping[type[errors.MillpondError], str]] = {
+    errors.UnknownTopic: "create it with: millpond topic create {topic}",
     errors.TopicExists: "describe it with: millpond topic describe {topic}",
     errors.NotEnoughBrokers: "ask for fewer with --replicas",
     errors.OffsetOutOfRange: "see what there is with: millpond topic describe {topic}",
@@ -149,8 +151,11 @@ HINTS: Final[Mapping[type[errors.MillpondError], str]] = {
 """What a person can do who sees the error at a prompt; where its own message does not say."""
 
 
-def described(error: errors.MillpondError) -> str:
-    """The error in one line, with what to do about it."""
+def described(error: errors.MillpondError, command: str | None = None) -> str:
+    """The error in one line, with what to do about it, given the command that it ended."""
+    if isinstance(error, errors.UnknownTopic) and command == "topic":
+        # Who deletes or alters a topic does not want a new one: the name is another.
+        return f"{error}; see which there are with: millpond topic list"
     if isinstance(error, errors.ClusterUnavailable):
         tried = ", ".join(f"{address} ({reason})" for address, reason in error.tried.items())
         return (

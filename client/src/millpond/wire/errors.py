@@ -128,7 +128,7 @@ class UnknownTopic(MillpondError, code=ErrorCode.UNKNOWN_TOPIC, status="NOT_FOUN
 
     topic: str
     outcome: Outcome = Outcome.NOT_WRITTEN
-    message = "topic {topic!r} does not exist; create it with: millpond topic create {topic}"
+    message = "topic {topic!r} does not exist"
 
 
 class TopicExists(MillpondError, code=ErrorCode.TOPIC_EXISTS, status="ALREADY_EXISTS"):
