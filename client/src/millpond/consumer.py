@@ -33,6 +33,7 @@ from millpond.wire.errors import (
     InvalidConfig,
     InvalidRequest,
     MillpondError,
+    OffsetOutOfRange,
     UnknownPartition,
     UnknownTopic,
 )
@@ -156,10 +157,20 @@ class Consumer(Openable, Generic[K, V]):
             answers = await list_offsets(self._connection, questions, deadline)
         for key in wanted:
             answer = answers.get(key)
+            offset = _start_offset(start, answer)
+            if answer is not None and offset > answer.log_end:
+                # As the broker would say; with `stop` it would not be asked, and nothing would be read.
+                raise OffsetOutOfRange(
+                    topic=key.topic,
+                    partition=key.partition,
+                    offset=offset,
+                    log_start=answer.log_start,
+                    log_end=answer.log_end,
+                )
             self._fetcher.add(
                 key,
                 view.topics[key.topic].topic_id,
-                _start_offset(start, answer),
+                offset,
                 floating=start == "beginning",
                 holes=view.topics[key.topic].compacted,
                 stop_at=None if self._stop is None or answer is None else answer.high_watermark,

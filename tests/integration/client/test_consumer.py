@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -23,6 +24,25 @@ from tests.integration.client.writing import write
 async def client(millpond_cluster: LocalCluster) -> AsyncIterator[Client]:
     async with millpond_cluster.client(timeout=20.0) as made:
         yield made
+
+
+@pytest.mark.parametrize("stop", ["end", None])
+async def test_a_start_past_the_end_is_out_of_range(
+    client: Client, millpond_topic: str, stop: Literal["end"] | None
+) -> None:
+    """Also for a reader who would have nothing to read up to the end, and would never ask."""
+    await client.admin.create_topic(millpond_topic, partitions=1)
+    await write(client, millpond_topic, [b"a", b"b"])
+    async with client.consumer(millpond_topic, start=2, stop="end") as consumer:
+        assert [record async for record in consumer] == []
+
+    async def read() -> None:
+        async with client.consumer(millpond_topic, start=3, stop=stop) as consumer:
+            await anext(consumer)
+
+    with pytest.raises(OffsetOutOfRange) as refused:
+        await read()
+    assert (refused.value.offset, refused.value.log_end) == (3, 2)
 
 
 async def test_every_partition_is_read_in_order(client: Client, millpond_topic: str) -> None:
