@@ -12,6 +12,7 @@ import pytest
 from millpond.v1.internal import peer_pb2 as pb
 from millpond_broker.rpc.peer_connection import QUEUED_BYTES_MAX, QUEUED_MESSAGES_MAX
 from millpond_broker.rpc.peer_frames import FRAME_PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX
+from millpond_broker.rpc.peer_handshake import Reason
 from tests.integration.peers.conftest import MakeVoter
 from tests.integration.peers.raw import RawPeer
 from tests.integration.peers.voters import link_all, until
@@ -122,12 +123,12 @@ def test_a_stream_that_goes_wrong_after_its_proof_is_ended_and_nothing_after_tha
 
 
 @pytest.mark.parametrize(
-    ("size", "count_max"),
-    [(256 << 10, QUEUED_BYTES_MAX // (256 << 10)), (1, QUEUED_MESSAGES_MAX)],
+    ("size", "at_once", "count_max"),
+    [(256 << 10, 16, QUEUED_BYTES_MAX // (256 << 10)), (1, 256, QUEUED_MESSAGES_MAX)],
     ids=["large", "small"],
 )
 def test_a_peer_that_does_not_read_breaks_the_link_when_the_queue_is_full(
-    voter: MakeVoter, size: int, count_max: int
+    voter: MakeVoter, size: int, at_once: int, count_max: int
 ) -> None:
     one, two = voter(1), voter(2)
     link_all(one, two)
@@ -139,14 +140,20 @@ def test_a_peer_that_does_not_read_breaks_the_link_when_the_queue_is_full(
     two.told.take = take
     try:
         one.links.send(2, [b"held"])
+        connection = one.links._links[2]._connection
+        assert connection is not None
         message, sent = bytes(size), 0
         began = time.monotonic()
-        while one.told.linked(2):
-            one.links.send(2, [message] * 16)
-            sent += 16
-            assert sent <= 2 * count_max + 100_000, "the queue is bounded"
+        while connection._end is None:
+            one.links.send(2, [message] * at_once)
+            sent += at_once
+            assert connection._queued_bytes <= QUEUED_BYTES_MAX
+            assert len(connection._queue) <= QUEUED_MESSAGES_MAX
             assert time.monotonic() - began < 4, "broken by its bound, not by the time that a frame may take"
         assert sent >= count_max
+        assert connection._end.reason is Reason.NO_ROOM
+        assert connection._queued_bytes == len(connection._queue) == 0, "and what waited is let go of"
+        one.told.wait(lambda: one.told.count("disconnected", 2) == 1)
     finally:
         goes_on.set()
     one.told.wait(lambda: one.told.linked(2))

@@ -91,7 +91,12 @@ class Voter:
     """A recorder and its links."""
 
     def __init__(
-        self, broker_id: int, *, secret: bytes = SECRET, listen: str = "127.0.0.1:0", resolver: str = ""
+        self,
+        broker_id: int,
+        *,
+        secret: bytes = SECRET,
+        listen: str = "127.0.0.1:0",
+        resolver: str = "dns:///",
     ) -> None:
         self.id = broker_id
         self.told = Recorder(broker_id)

@@ -39,6 +39,8 @@ ATTEMPT_SECONDS_MAX: Final = 5.0
 """From a name to a proven peer: time for a resolver whose first server is down, and for the handshake."""
 STALL_SECONDS_MAX: Final = 5.0
 """For one frame to leave. A peer whose machine answers but which does not read is no peer."""
+DETAILS_CHARACTERS_MAX: Final = 200
+"""Of what a peer says why it ended a link: it need not be a peer of ours."""
 THREAD_SECONDS_MAX: Final = 1.0
 """For gRPC's threads to end after their call was cancelled."""
 METHOD: Final = f"/{pb.DESCRIPTOR.services_by_name['PeerService'].full_name}/Metadata"
@@ -69,8 +71,12 @@ class Connection:
         self._target = target
         self._events = events
         self._secret = secret
-        self._changed = threading.Condition()
-        """Guards what follows. Never held while anything is called that is not ours."""
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        """Guards what follows, and wakes the link's thread. Never held while anything is called that is not
+        ours."""
+        self._work = threading.Condition(lock)
+        """The same, and wakes the thread that sends; one condition for both would wake two for a message."""
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._proven = False
@@ -79,6 +85,8 @@ class Connection:
         self._handed_at: float | None = None
         """Since when gRPC has had a frame that has not left yet."""
         self._call: Any = None
+        self._done = threading.Event()
+        """The call has ended for gRPC, too."""
         self._threads: set[threading.Thread] = set()
         """gRPC's, for this call; joined at the end."""
 
@@ -95,16 +103,20 @@ class Connection:
             call.add_done_callback(self._on_done)
             with self._changed:
                 self._call = call
-                self._changed.notify_all()
+                self._work.notify_all()
             if self._wait_proven():
-                connected()
-                self._wait_over()
-                call.cancel()  # nothing of it leaves any more
-                disconnected()
+                try:
+                    connected()
+                    self._wait_over()
+                finally:
+                    self.end(LinkRefused(Reason.FAILED, "the voter could not be told of it"))
+                    call.cancel()  # nothing of it leaves any more
+                    disconnected()
         finally:
             self.end(LinkRefused(Reason.CLOSED, "it was closed"))
             if self._call is not None:
                 self._call.cancel()
+                self._done.wait(THREAD_SECONDS_MAX)
             channel.close()
             for thread in self._threads - {threading.current_thread()}:
                 thread.join(THREAD_SECONDS_MAX)
@@ -140,6 +152,7 @@ class Connection:
             self._queue.clear()
             self._queued_bytes = 0
             self._changed.notify_all()
+            self._work.notify_all()
 
     def put(self, messages: Sequence[bytes]) -> None:
         """Queue them, if the peer is proven and it is not over; over if there is no room."""
@@ -155,7 +168,7 @@ class Connection:
                 return
             self._queue.extend(messages)
             self._queued_bytes += size
-            self._changed.notify_all()
+            self._work.notify()
 
     # --- on gRPC's threads -------------------------------------------------------------------------------
 
@@ -164,7 +177,8 @@ class Connection:
         code, details = call.code(), call.details() or ""
         unreachable = code is grpc.StatusCode.UNAVAILABLE
         reason = Reason.UNREACHABLE if unreachable else Reason.REFUSED
-        self.end(LinkRefused(reason, f"{code.name}: {details[:200]}"))
+        self.end(LinkRefused(reason, f"{code.name}: {details[:DETAILS_CHARACTERS_MAX]}"))
+        self._done.set()
 
     def _frames(self) -> Iterator[bytes]:
         """What gRPC sends: it asks for the next frame when it has room for it."""
@@ -180,8 +194,8 @@ class Connection:
             self.end(LinkRefused(Reason.FAILED, f"{type(error).__name__} in a link"))
 
     def _handshake_and_messages(self) -> Iterator[bytes]:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._call is not None, ATTEMPT_SECONDS_MAX):
+        with self._work:
+            if not self._work.wait_for(lambda: self._call is not None, ATTEMPT_SECONDS_MAX):
                 return
         nonce = os.urandom(NONCE_BYTES)
         opener = Opener(
@@ -217,9 +231,9 @@ class Connection:
     def _take(self) -> list[bytes]:
         """All that is queued, up to a frame's worth or one message; nothing when it is over."""
         taken, size = [], 0
-        with self._changed:
+        with self._work:
             while not self._queue and self._end is None:
-                self._changed.wait()
+                self._work.wait()  # until `run` ends it, at the latest
             while self._queue and size < FRAME_PAYLOAD_BYTES_MAX:
                 message = self._queue.popleft()
                 size += len(message)

@@ -17,10 +17,13 @@ import grpc
 from millpond.v1.internal import peer_pb2 as pb
 from millpond_broker.consensus.peers import PeerEvents
 from millpond_broker.core.broker_commands import VOTERS_MAX
+from millpond_broker.observe.logs import event
 from millpond_broker.rpc.peer_frames import Joiner, parse_frame
 from millpond_broker.rpc.peer_gate import Gate
 from millpond_broker.rpc.peer_handshake import NONCE_BYTES, LinkRefused, Proven, Reason, Server
 from millpond_broker.rpc.peer_log import PeerLog
+
+_log: Final = logging.getLogger(__name__)
 
 LINKS_MAX: Final = 2 * VOTERS_MAX
 """Served at once: one for each other voter, and as many again that were replaced and have not ended yet."""
@@ -110,6 +113,9 @@ class IncomingLinks:
             context.abort(_STATUS.get(refused.reason, grpc.StatusCode.INVALID_ARGUMENT), refused.detail)
         except grpc.RpcError:
             pass  # the stream is gone; whoever opened it is told of that
+        except Exception as error:  # a stream's root: a mistake of ours ends this link and no other
+            event(_log, logging.ERROR, "peer_link_failed", peer=peer, trace=error)
+            context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__} in a link")
         finally:
             if link is not None:
                 self._forget(link)

@@ -61,9 +61,9 @@ class PeerLinkOptions:
 
     listen: str
     """host:port; port 0 takes a free one."""
-    resolver: str = ""
-    """Before host:port it makes a gRPC target: "dns://192.0.2.1:53/" asks that name server. Empty: whatever
-    this machine does for a name."""
+    resolver: str = "dns:///"
+    """Before host:port it makes a gRPC target. This one does whatever this machine does for a name; with none
+    a host named like a scheme, `unix`, would be no host. "dns://192.0.2.1:53/" asks that name server."""
 
 
 class GrpcPeerLinks:

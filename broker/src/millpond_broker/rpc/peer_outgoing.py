@@ -38,7 +38,7 @@ class Shared:
     secret: bytes
     log: PeerLog
     resolver: str
-    """What stands before host:port in a gRPC target; nothing for the system's resolver."""
+    """What stands before host:port in a gRPC target."""
 
 
 class OutgoingLink:
