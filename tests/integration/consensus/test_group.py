@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from millpond_broker.consensus.group import GroupOptions, format_founder
 from millpond_broker.consensus.metadata_log import NotApplied, Ok, Unknown
 from millpond_broker.consensus.raft.compaction import CompactionOptions
 from millpond_broker.consensus.raft.voter import VoterOptions
-from millpond_broker.core.commands import AddVoter, AllocateProducerIds, Barrier, RemoveVoter
+from millpond_broker.consensus.solo import SoloMetadataLog
+from millpond_broker.core.commands import (
+    AddVoter,
+    AllocateProducerIds,
+    Barrier,
+    ClaimController,
+    RemoveVoter,
+)
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.storage.files import OsFiles
 from tests.integration.consensus.groups import (
@@ -205,6 +213,43 @@ async def test_a_group_of_one_leads_at_once(tmp_path: Path) -> None:
     await group.start()
     leader = await group.controller()
     await group.do(leader, registration(1))
+    await group.stop()
+    group.disk.close()
+
+
+async def test_a_lone_broker_becomes_the_first_of_three_voters(tmp_path: Path) -> None:
+    """Its directory is opened as it is; the others are added to it, one after another."""
+    group = Group(tmp_path, 0)
+    group.configured = {1: "broker-1:7071"}
+    solo = await SoloMetadataLog.open(
+        OsFiles(),
+        group.directory(1),
+        broker_id=1,
+        directory_id=voter(1).directory_id,
+        new_id=lambda: uuid.uuid4().bytes,
+        run_blocking=group.disk.run,
+    )
+    await solo.propose(ClaimController(1, solo.term), SECONDS_MAX)
+    before = await solo.propose(registration(1), SECONDS_MAX)
+    assert isinstance(before, Ok)
+    refused = await solo.propose(AddVoter(voter(2)), SECONDS_MAX)
+    assert isinstance(refused, NotApplied), "it runs alone"
+    last_term = solo.term
+    await solo.close()
+    await group.start(1)
+    first = await group.controller()
+    assert first.term > last_term
+    for broker_id in (2, 3):
+        group.format_joiner(broker_id)
+        await group.start(broker_id)
+        await group.do(first, AddVoter(voter(broker_id)))
+    await group.same()
+    assert list(first.image.voters) == [1, 2, 3]
+    assert first.image.brokers[1].epoch == before.index
+    group.hub.isolate(1)
+    await group.controller(besides=1)
+    group.hub.heal()
+    await group.same()
     await group.stop()
     group.disk.close()
 

@@ -145,9 +145,9 @@ class Guards:
         return broker_id in voters
 
     def knows_voters(self, cluster_id: bytes | None) -> bool:
-        """A new voter that has not applied who the first voters are knows nobody, itself included, whatever is
-        in its log behind them: by its own addition alone it would be the only voter, and elect itself. Three
-        processes, one of them new, came to two logs by that.
+        """A new voter that has not applied who the first voters are knows nobody, itself included, whatever
+        is in its log behind them: by its own addition alone it would be the only voter, and elect itself.
+        Three processes, one of them new, came to two logs by that.
         """
         return cluster_id is not None
 

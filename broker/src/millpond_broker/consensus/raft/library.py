@@ -163,6 +163,11 @@ class Library(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         self._SyncObj__raftElectionDeadline = at
 
     @property
+    def due_at(self) -> float:
+        """When something is due, by its clock, if nothing comes before."""
+        return float(self._SyncObj__newAppendEntriesTime) if self.is_leader else self.election_at
+
+    @property
     def is_asked_to_stand(self) -> bool:
         """Its leader gives its place to it."""
         return bool(self._SyncObj__transferInProgress)

@@ -17,7 +17,7 @@ from typing import Final
 from millpond_broker.consensus.metadata_log import CommittedEntry, ProposeOutcome
 from millpond_broker.consensus.peers import PeerIdentity, PeerLinks
 from millpond_broker.consensus.raft.codec import BadMessage
-from millpond_broker.consensus.raft.voter import TICK_SECONDS_MAX, Voter, VoterFailed
+from millpond_broker.consensus.raft.voter import Voter, VoterFailed
 from millpond_broker.core.image import CommandResult, MetadataImage
 from millpond_broker.observe.logs import event
 
@@ -28,6 +28,8 @@ INBOX_BYTES_MAX: Final = 64 << 20
 more floods."""
 INBOX_MESSAGES_MAX: Final = 10_000
 """Likewise, for small ones."""
+HAND_OVER_RETRY_SECONDS: Final = 0.02
+"""Until the voter that is to lead next has caught up."""
 MESSAGES_PER_TURN: Final = 256
 """Heard before timers are looked at again."""
 
@@ -116,7 +118,7 @@ class VoterThread:
         give_up_at = time.monotonic() + hand_over_seconds
         while self._voter.is_leader and self._thread.is_alive() and time.monotonic() < give_up_at:
             self.call(self._voter.transfer_leadership)
-            time.sleep(TICK_SECONDS_MAX)
+            time.sleep(HAND_OVER_RETRY_SECONDS)
         with self._inbox.ready:
             self._inbox.stopping = True
             self._inbox.ready.notify()
@@ -178,9 +180,10 @@ class VoterThread:
     def _take_turn(self) -> bool:
         """Everything that was handed in, and one tick. False: it was the last."""
         inbox = self._inbox
+        idle_seconds = self._voter.idle_seconds
         with inbox.ready:
             if not inbox.calls and not inbox.stopping:
-                inbox.ready.wait(TICK_SECONDS_MAX)
+                inbox.ready.wait(idle_seconds)
             calls = [inbox.calls.popleft() for _ in range(min(len(inbox.calls), MESSAGES_PER_TURN))]
             stopping = inbox.stopping
         for call in calls:

@@ -51,8 +51,10 @@ from millpond_broker.observe.logs import event
 
 _log: Final = logging.getLogger(__name__)
 
-TICK_SECONDS_MAX: Final = 0.02
-"""Between two ticks: a fraction of a heartbeat, so that timers are kept."""
+IDLE_SECONDS_MIN: Final = 0.001
+"""Between two ticks when something is due: the library's comparisons are strict."""
+IDLE_SECONDS_MAX: Final = 0.1
+"""Between two ticks in any case."""
 SNAPSHOT_SECONDS: Final = 5.0
 """How long a peer may take over a snapshot before it is sent again."""
 
@@ -162,13 +164,21 @@ class Voter:
     @property
     def peer_addresses(self) -> dict[int, str]:
         """Whom to keep links to: the other voters, and, for one that has no log yet, those configured."""
-        addresses = {**self._configured, **{v.broker_id: v.address for v in self._voters.values()}}
-        return {peer: address for peer, address in addresses.items() if address and peer != self._broker_id}
+        # One that was the only voter has no address in the log: nobody came to it.
+        told = {voter.broker_id: voter.address for voter in self._voters.values() if voter.address}
+        addresses = {**self._configured, **told}
+        addresses.pop(self._broker_id, None)
+        return addresses
 
     @property
     def image_term(self) -> int:
         """Of the entry that the image's version names."""
         return self._store.journal.term_at(self._image.version) or 0
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long until a tick is due, if nothing comes before."""
+        return min(IDLE_SECONDS_MAX, max(IDLE_SECONDS_MIN, self._library.due_at - self._now()))
 
     def identity(self) -> PeerIdentity:
         """Who this is, for other voters."""
