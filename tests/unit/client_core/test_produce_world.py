@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -43,6 +45,29 @@ def test_a_lost_batch_bumps_the_epoch_and_the_last_epoch_asks_for_another_produc
             world.step()
         world.heal()
     assert any(world.producer_ids > 1 for world in worlds)
+
+
+def test_a_producer_whose_records_were_given_up_wants_no_stream() -> None:
+    """Nobody waits for anything: a broker that is gone need not be tried, again and again."""
+    world = World(1, faults=0.0, delivery_timeout=20.0)
+    world.send(0)
+    world.end_tick()
+    (number,) = world.wires
+    assert world.write(number) == [], "the producer has no id yet"
+    (attempt,) = world.write(number)
+    world.now += 21.0
+    world.look()
+    assert attempt.batch.error is not None
+    assert not world.wires, "the stream that answered nothing was torn down"
+    world.now += 60.0
+    world.look()
+    assert not world.wires
+    assert math.isinf(world.sender.wake_at())
+    world.send(0)
+    world.end_tick()
+    assert world.wires, "it is wanted again"
+    world.heal()
+    world.check_end()
 
 
 def test_a_world_without_trouble_loses_nothing() -> None:

@@ -168,6 +168,7 @@ class Sender:
             for batch in lane.moved():
                 self._forget_attempt(old.session, batch)
                 self._unanswered(lane, batch)
+            self._retire_if_idle(lane)
         lane.broker, lane.not_before, lane.failures = broker, 0.0, 0
         if broker not in self.peers:
             self.peers[broker] = Peer(broker)
@@ -223,6 +224,7 @@ class Sender:
         for batch in outstanding.values():
             batch.last_error = error or batch.last_error
             self._unanswered(batch.lane, batch)
+            self._retire_if_idle(batch.lane)  # it was given up before: nobody wants a stream for it
         for lane in peer.lanes:
             lane.confirmed = False
 
