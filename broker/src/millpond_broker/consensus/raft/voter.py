@@ -403,6 +403,7 @@ class Voter:
         self._image, result = apply(before, index, envelope)
         self._proposals.executed(index, result)
         if self._image.voters is not before.voters:
+            self._check_disk()
             self._voters_changed()
         if self._on_applied is not None:
             term = self._store.journal.term_at(index)
