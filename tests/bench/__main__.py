@@ -30,7 +30,7 @@ from millpond.wire.record import TopicPartition
 from millpond_broker.storage.files import OsFiles
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions
-from tests.bench import serving
+from tests.bench import metadata, serving
 
 ROUNDS = 7
 RECORD_BYTES = 100
@@ -333,7 +333,10 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "group-commit": group_commit,
     "embedded": embedded_queue,
     **serving.SECTIONS,
+    **metadata.SECTIONS,
 }
+LONG_SECTIONS = metadata.LONG_SECTIONS
+"""Minutes each: only those that are named are run."""
 
 
 def show(row: Row) -> str:
@@ -351,17 +354,18 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="write the table here too")
-    parser.add_argument("section", nargs="*", help="which sections (default: all)")
+    parser.add_argument("section", nargs="*", help="which sections (default: all that are short)")
     options = parser.parse_args()
-    if unknown := set(options.section) - set(SECTIONS):
-        parser.error(f"no section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
+    sections = {**SECTIONS, **LONG_SECTIONS}
+    if unknown := set(options.section) - set(sections):
+        parser.error(f"no section {min(unknown)!r}; there are {', '.join(sections)}")
     machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, Linux {platform.release()}"
     print(f"{machine}: median [min … max]")
     table: dict[str, list[Row]] = {}
     for name in options.section or SECTIONS:
-        print(f"{name}: {SECTIONS[name].__doc__}")
+        print(f"{name}: {sections[name].__doc__}")
         table[name] = []
-        for row in SECTIONS[name]():
+        for row in sections[name]():
             table[name].append(row)
             print(show(row), flush=True)
     if options.json:

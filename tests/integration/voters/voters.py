@@ -22,6 +22,8 @@ from millpond_broker.storage.files import OsFiles
 SECRET: Final = "a secret that only these tests know"
 CLUSTER: Final = b"cluster of tests"
 SECONDS_MAX: Final = 30.0
+ANSWER_SECONDS_MAX: Final = 900.0
+"""Of any request: some measure for minutes."""
 PROCESS: Final = Path(__file__).with_name("process.py")
 
 
@@ -76,7 +78,7 @@ class VoterProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                limit=64 << 20,
+                limit=256 << 20,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
             )
         self._reading = asyncio.Task(self._read(), name=f"voter {self.broker_id}")
@@ -95,7 +97,7 @@ class VoterProcess:
                 raise ConnectionError("it does not run")
             line = json.dumps({"id": number, "do": do, "with": arguments})
             self._process.stdin.write(line.encode() + b"\n")
-            async with asyncio.timeout(2 * SECONDS_MAX):
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
                 return await answer
         finally:
             self._answers.pop(number, None)
