@@ -198,6 +198,20 @@ def test_a_follower_with_a_full_disk_catches_up_later() -> None:
         one.settle()
 
 
+def test_a_snapshot_that_a_full_disk_has_no_room_for_comes_again() -> None:
+    with ring(3) as one:
+        leader = one.controller()
+        late = next(key for key in one.voters if key != leader)
+        one.crash(late)
+        one.take_ids(leader, 300)
+        one.fill(late)
+        one.start(late)
+        one.step(100)
+        assert one.voters[late].image.version < one.voters[leader].image.version
+        one.disks[late].capacity_bytes = None
+        one.settle()
+
+
 def test_one_that_hears_nobody_deposes_nobody() -> None:
     """Rule: a voter that can send and not hear goes to no new term."""
     with ring(3) as one:

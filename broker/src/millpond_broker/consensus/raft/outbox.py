@@ -29,17 +29,18 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._messages)
 
-    def add(self, peer: int, message: Message) -> None:
-        """Say this, after what was said to that peer before."""
+    def add(self, peer: int, message: Message) -> bool:
+        """Say this, after what was said to that peer before. False: its entries are held back."""
         if not isinstance(message, AppendEntries):
             self._last_append.pop(peer, None)
             self._messages.append((peer, message))
-            return
+            return True
         if message.entries:
             message = self._bounded(peer, message)
         if not self._join(peer, message):
             self._last_append[peer] = len(self._messages)
             self._messages.append((peer, message))
+        return peer not in self._held_back
 
     def take(self) -> list[tuple[int, Message]]:
         """Everything, in order; it is gone from here."""

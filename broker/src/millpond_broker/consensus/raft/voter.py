@@ -48,6 +48,7 @@ from millpond_broker.core.commands import AddVoter
 from millpond_broker.core.commands import Voter as VoterRecord
 from millpond_broker.core.image import EMPTY, CommandResult, MetadataImage, apply
 from millpond_broker.observe.logs import event
+from millpond_broker.storage.files import DISK_FULL
 
 _log: Final = logging.getLogger(__name__)
 
@@ -364,6 +365,8 @@ class Voter:
         try:
             self._store.install(snapshot)
         except OSError as error:
+            if error.errno in DISK_FULL:
+                raise StorageFull(path=str(self._store.home)) from None
             raise VoterFailed(f"a snapshot could not be kept: {error}") from error
         self._image = image
         self.installed_index = snapshot.last_index
@@ -383,7 +386,9 @@ class Voter:
             if not message.success:
                 wanted = self._guards.resend_from(message.next_index, self._library.commit_index)
                 message = replace(message, next_index=wanted)
-        self._outbox.add(peer, message)
+        if not self._outbox.add(peer, message):
+            # Or the library would make messages of all the rest, for nothing; the tick ends with telling it.
+            self._library.send_again_from(peer, self._store.journal.last_index + 1)
 
     def send_snapshot(self, peer: int) -> None:
         """The snapshot, unless the peer has one to work on."""
