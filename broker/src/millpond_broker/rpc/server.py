@@ -22,6 +22,8 @@ from millpond_broker.runtime.broker import Broker
 
 WINDOW_BYTES: Final = 1 << 20
 """Of one stream, before its handler reads: enough for the network of a data centre, and bounded."""
+PING_INTERVAL_MS_MIN: Final = 5_000
+"""Half of what clients keep to, so that a delay on the way does not look like haste."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -31,9 +33,10 @@ _OPTIONS: Final = (
     ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     # Two brokers on one port by mistake would share its clients without a word.
     ("grpc.so_reuseport", 0),
-    # Clients ask every 30 s whether the connection still lives, also without a call under way.
+    # Clients ask every 10 s whether the connection still lives, also without a call under way; who asks more
+    # often than this, again and again, is cut off.
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS_MIN),
     ("grpc.http2.max_ping_strikes", 5),
 )
 

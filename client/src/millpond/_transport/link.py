@@ -23,12 +23,19 @@ from millpond.wire.errors import (
 MESSAGE_BYTES_MAX: Final = 32 << 20
 """On both ends: a batch at its largest, and room around it."""
 
+KEEPALIVE_MS: Final = 10_000
+"""A connection on which nothing was heard for so long is asked whether it lives."""
+KEEPALIVE_ANSWER_MS_MAX: Final = 5_000
+"""A peer may take so long to answer, beside the broker's loop. Then the connection is over."""
+
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # A peer that vanished without a word is found out; brokers allow pings down to every 10 s.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # A peer that vanished or hangs without a word is found out: the watch of the metadata asks nobody else
+    # before. Brokers allow pings twice as often.
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_MS_MAX),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_ANSWER_MS_MAX),  # what counts: left alone, it is a minute
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # A broker that restarts is back within a second; by default grpc would wait up to two minutes.
