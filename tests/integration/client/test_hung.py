@@ -19,8 +19,8 @@ METADATA = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
 
 async def test_a_watch_of_a_broker_that_hangs_ends_as_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is under way but the watch, which waits for whatever comes. A tenth of the times in use."""
-    faster = {KEEPALIVE_MS: KEEPALIVE_MS // 10, KEEPALIVE_ANSWER_MS_MAX: KEEPALIVE_ANSWER_MS_MAX // 10}
-    options = tuple((name, faster.get(value, value)) for name, value in link._OPTIONS)
+    in_use = (KEEPALIVE_MS, KEEPALIVE_ANSWER_MS_MAX)
+    options = tuple((name, value // 10 if value in in_use else value) for name, value in link._OPTIONS)
     monkeypatch.setattr(link, "_OPTIONS", options)
     async with LocalCluster() as cluster:
         made = Link(cluster.bootstrap, "tests", lambda: None)
@@ -35,6 +35,6 @@ async def test_a_watch_of_a_broker_that_hangs_ends_as_unavailable(monkeypatch: p
         await made.close()
 
 
-def test_a_hang_is_noticed_within_a_quarter_of_a_minute_and_asking_is_never_too_often() -> None:
-    assert KEEPALIVE_MS + KEEPALIVE_ANSWER_MS_MAX <= 15_000
+def test_a_hang_is_noticed_within_20_s_and_asking_is_never_too_often() -> None:
+    assert KEEPALIVE_MS + KEEPALIVE_ANSWER_MS_MAX <= 20_000
     assert KEEPALIVE_MS >= 2 * PING_INTERVAL_MS_MIN, "a broker cuts off who asks more often"

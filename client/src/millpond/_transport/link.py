@@ -25,8 +25,9 @@ MESSAGE_BYTES_MAX: Final = 32 << 20
 
 KEEPALIVE_MS: Final = 10_000
 """A connection on which nothing was heard for so long is asked whether it lives."""
-KEEPALIVE_ANSWER_MS_MAX: Final = 5_000
-"""A peer may take so long to answer, beside the broker's loop. Then the connection is over."""
+KEEPALIVE_ANSWER_MS_MAX: Final = 10_000
+"""A peer may take so long to answer, beside the broker's loop. Then the connection is over. gRPC pings a busy
+connection for its own ends, too, and a pause of some seconds should not break it."""
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
