@@ -150,15 +150,24 @@ class GroupMetadataLog:
                 store.journal.abandon()
                 raise
 
+        made: list[tuple[VoterThread, PeerLinks]] = []  # beside the answer: who is cancelled closes it too
+
         def make() -> tuple[VoterThread, PeerLinks]:
             thread = VoterThread(make_voter)
             try:
-                return thread, make_links(thread)
+                made.append((thread, make_links(thread)))
             except BaseException:  # whatever it was, the files are given back; re-raised
                 thread.stop(0)
                 raise
+            return made[0]
 
-        thread, links = await run_blocking(lambda: _named(directory, make))
+        try:
+            thread, links = await run_blocking(lambda: _named(directory, make))
+        except BaseException:  # likewise
+            for thread, links in made:
+                links.close()
+                thread.stop(0)
+            raise
         self = cls(thread, links, new_id(), run_blocking=run_blocking, options=options)
         thread.start(links, on_progress=self._hand_on, on_failed=self._hand_on_failure)
         return self
