@@ -208,11 +208,35 @@ def test_a_newer_link_replaces_an_older_one_of_the_same_peer(voter: MakeVoter) -
         new.handshake(2)
         new.messages(b"new 1")
         two.told.wait(lambda: two.told.messages.get(1) == [b"old 1", b"new 1"])
-        old.messages(b"old 2")
-        assert old.ended()[0] is not grpc.StatusCode.OK
+        assert old.ended()[0] is grpc.StatusCode.CANCELLED, "at once, although it says nothing"
         new.messages(b"new 2")
         two.told.wait(lambda: len(two.told.messages[1]) >= 3)
         assert two.told.got(1) == [b"old 1", b"new 1", b"new 2"]
+
+
+def test_what_a_replaced_link_has_brought_already_is_not_heard_any_more(voter: MakeVoter) -> None:
+    """It was replaced while its first message of three was being taken; the newer one's wait for that."""
+    two = voter(2)
+    heard: list[bytes] = []
+    first, goes_on = threading.Event(), threading.Event()
+
+    def take(_: int, message: bytes) -> bool:
+        heard.append(message)
+        first.set()
+        return goes_on.wait(30)
+
+    two.told.take = take
+    with RawPeer(two.address) as old, RawPeer(two.address) as new:
+        old.handshake(2)
+        old.messages(b"old 1", b"old 2", b"old 3")
+        assert first.wait(10)
+        new.handshake(2)
+        new.messages(b"new 1")
+        assert heard == [b"old 1"]
+        goes_on.set()
+        until(lambda: b"new 1" in heard)
+        until(lambda: len(two.links._incoming._links) == 1)
+    assert heard == [b"old 1", b"new 1"]
 
 
 def test_no_message_of_a_replaced_link_comes_after_one_of_the_newer(voter: MakeVoter) -> None:
