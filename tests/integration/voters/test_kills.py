@@ -135,3 +135,36 @@ async def test_a_voter_with_another_secret_is_not_heard(voters: Voters) -> None:
     assert "peer_refused" in follower.log.read_text() or "peer_not_reached" in follower.log.read_text()
     await follower.stop()
     await check(voters, load)
+
+
+async def test_strangers_on_the_ports_disturb_nobody(voters: Voters) -> None:
+    """A scan, garbage, half-open connections and other protocols, on every voter's port, under load."""
+    leader = await voters.controller()
+    term = (await leader.ask("status"))["term"]
+    load = Load(voters)
+    greetings = (
+        b"",
+        b"\x00" * 4096,
+        b"\xff" * 65_536,
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x42" * 500,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\xff\x09\xff" * 100,
+    )
+    opened: list[asyncio.StreamWriter] = []
+    try:
+        for turn in range(20):
+            for address in voters.addresses.values():
+                host, _, port = address.rpartition(":")
+                for greeting in greetings:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                    writer.write(greeting)
+                    if turn % 2:
+                        writer.close()
+                    else:
+                        opened.append(writer)  # and says nothing more
+        await load.more(200)
+    finally:
+        for writer in opened:
+            writer.close()
+    assert (await leader.ask("status"))["term"] == term
+    await check(voters, load)
