@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 EXAMPLES ?= 10000
+SEEDS ?= 1000
+FIRST ?= 0
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -18,7 +20,7 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest check proto proto-check storage-fuzz bench docs clean
+.PHONY: help demo test pytest check proto proto-check storage-fuzz fuzz bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +45,9 @@ storage-fuzz: $(VENV)/.installed-dev ## EXAMPLES=n runs of the log on the simula
 	then result=clean; else result=FAILED; fi; \
 	echo "$$(date -u +%F) $$(git describe --always --dirty) storage-fuzz EXAMPLES=$(EXAMPLES) $$result" \
 		| tee -a docs/proofs.txt; [ $$result = clean ]
+
+fuzz: $(VENV)/.installed-dev ## SEEDS=n runs of the metadata group under faults, from FIRST on; to docs/proofs.txt
+	$(BIN)/python -m tests.sim.raft --seeds $(SEEDS) --first $(FIRST)
 
 bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
 	$(BIN)/python -m tests.bench --json bench.json

@@ -54,8 +54,11 @@ class Judge:
 
     # --- what voters do ---------------------------------------------------------------------------------
 
-    def begins(self, voter: int, image: MetadataImage) -> None:
-        """Its image is that of a snapshot: at a start, or another's."""
+    def begins(self, voter: int, image: MetadataImage, *, is_start: bool) -> None:
+        """Its image is that of a snapshot: at a start, or another's, which must not be older."""
+        position = self.history.positions.get(voter, 0)
+        if not is_start and image.version < position:
+            raise Anomaly("image-went-back", f"voter {voter} was at {position}, and is at {image.version}")
         self.history.begins(voter, image.version)
         self.same_image(voter, image)
 

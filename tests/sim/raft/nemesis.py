@@ -67,15 +67,18 @@ class Mix:
     """On average, in the noisy time."""
     duplicates: float = 0.0
     """Share of votes that arrive twice."""
+    garbled: float = 0.0
+    """Share of snapshots that arrive with a bit turned."""
 
 
-def mix_of(seed: int, allowed: Sequence[str], *, duplicates: bool = False) -> Mix:
+def mix_of(seed: int, allowed: Sequence[str], *, messages: bool = False) -> Mix:
     """A few kinds in some runs, all in others."""
     random = Random(f"mix {seed}")
     count = random.choice((1, 2, 3, 5, len(allowed)))
     kinds = tuple(random.sample(list(allowed), min(count, len(allowed))))
-    share = random.choice((0.0, 0.3)) if duplicates else 0.0
-    return Mix(kinds, random.choice((0.4, 0.8, 1.5, 3.0)), share)
+    share = random.choice((0.0, 0.3)) if messages else 0.0
+    garbled = random.choice((0.0, 0.2)) if messages else 0.0
+    return Mix(kinds, random.choice((0.3, 0.6, 1.2, 2.5)), share, garbled)
 
 
 class Nemesis:
@@ -97,7 +100,7 @@ class Nemesis:
             "break": self._break,
             "flaky": self._flaky,
             "pause": self._pause,
-            "stop": lambda host: self._end(host, "stop"),
+            "stop": self._stop,
             "kill": lambda host: self._end(host, "kill"),
             "power": lambda host: self._end(host, "power"),
             "power all": self._power_all,
@@ -246,6 +249,18 @@ class Nemesis:
         self.world.end(host.host_id, how)
         return True
 
+    def _stop(self, host: Host) -> bool:
+        """In order: a leader hands over first, where it can."""
+        if hasattr(host, "hand_over") and self.random.random() < 0.7:
+            host.hand_over()
+        life = host.life
+        self.world.after(self.random.random() * 0.2, lambda: self._end_life(host, life, "stop"))
+        return True
+
+    def _end_life(self, host: Host, life: int, how: str) -> None:
+        if host.life == life:
+            self.world.end(host.host_id, how)
+
     def _power_all(self, _host: Host) -> bool:
         for host in self.world.running():
             self.world.end(host.host_id, "power")
@@ -257,13 +272,8 @@ class Nemesis:
         others = [other for other in self.world.hosts if other != leader.host_id]
         pairs = [(leader.host_id, other) for other in others if self.random.random() < 0.5]
         how, life = self.random.choice(("kill", "power")), leader.life
-
-        def die() -> None:
-            if leader.life == life:
-                self.world.end(leader.host_id, how)
-
         self._cut_pairs(pairs)
-        self.world.after(self.random.random() * 0.5, die)
+        self.world.after(self.random.random() * 0.5, lambda: self._end_life(leader, life, how))
         return True
 
     # --- disks and members ------------------------------------------------------------------------------

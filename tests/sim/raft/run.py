@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from millpond_broker.consensus.raft import codec
 from millpond_broker.consensus.raft.guards import Guards
@@ -42,14 +43,14 @@ class Group:
         self.judge = Judge()
         self.workload = Workload(self.world, self.judge, seed=seed)
         self.replacer = Replacer(self.world, self.workload, seed=seed, make_host=self._joiner)
-        mix = plan.mix or mix_of(seed, ALL_FAULTS, duplicates=True)
+        mix = plan.mix or mix_of(seed, ALL_FAULTS, messages=True)
         self.nemesis = Nemesis(self.world, mix, seed=seed, replacer=self.replacer)
         count = plan.nodes or (5 if seed % 4 == 3 else 3)
         self.founders = list(range(1, count + 1))
         self.world.on_sent = self.judge.sent
         self.world.on_turn = self._look
         self.world.on_refused = self.replacer.noticed
-        self.world.duplicates = lambda message: self._is_doubled(message, mix.duplicates)
+        self.world.arrivals = lambda message: self._arrivals(message, mix)
         for host_id in self.founders:
             self.world.add(self._host(host_id, self.founders))
 
@@ -93,10 +94,21 @@ class Group:
         if process is not None and process.leads_term:
             self.judge.leads(host.host_id, process.leads_term)
 
-    def _is_doubled(self, message: bytes, share: float) -> bool:
-        if share == 0.0 or len(message) >= SMALL_BYTES:
-            return False
-        return isinstance(codec.decode(message), Vote) and self.world.random.random() < share
+    def _arrivals(self, data: bytes, mix: Mix) -> Sequence[bytes]:
+        random = self.world.random
+        if len(data) < SMALL_BYTES:
+            if mix.duplicates and isinstance(codec.decode(data), Vote) and random.random() < mix.duplicates:
+                self.world.count("vote twice")
+                return data, data
+        elif mix.garbled and random.random() < mix.garbled:
+            message = codec.decode(data)
+            if isinstance(message, InstallSnapshot):
+                self.world.count("snapshot garbled")
+                garbled = bytearray(message.snapshot.data)
+                garbled[random.randrange(len(garbled))] ^= 1 << random.randrange(8)
+                snapshot = message.snapshot._replace(data=bytes(garbled))
+                return (codec.encode(replace(message, snapshot=snapshot)),)
+        return (data,)
 
     def _members(self) -> list[VoterProcess]:
         leaders = [process for process in self.voters() if process.voter.term]

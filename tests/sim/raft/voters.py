@@ -63,7 +63,7 @@ class VoterProcess:
         if self.voter.installed_index != self._installed:
             self._installed = self.voter.installed_index
             self.host.world.count("snapshot installed")
-            self.host.judge.begins(self.host.host_id, self.voter.image)
+            self.host.judge.begins(self.host.host_id, self.voter.image, is_start=False)
 
     def take_outgoing(self) -> Sequence[tuple[int, bytes]]:
         return self.voter.take_outgoing()
@@ -77,7 +77,10 @@ class VoterProcess:
     def propose(self, data: bytes, done: Callable[[ProposeOutcome], None]) -> None:
         self.voter.propose(data, done)
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def hand_over(self) -> None:
+        self._guarded(self.voter.transfer_leadership)
+
+    def _guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
         except SimulatedCrash:
@@ -147,13 +150,16 @@ class VoterHost(Host):
             self.explain(failed)
             raise Ended("failed") from None
         self._voter = voter
-        self.judge.begins(self.host_id, voter.image)
+        self.judge.begins(self.host_id, voter.image, is_start=True)
         return VoterProcess(self, voter)
 
     def end(self, how: str) -> None:
         voter, self._voter = self._voter, None
         if voter is not None and how == "stop":
-            voter.close()
+            try:
+                voter.close()
+            except SimulatedCrash:
+                how = self.dies_by
         elif voter is not None and how == "failed":
             voter.abandon()
         if how == "power":
@@ -165,6 +171,8 @@ class VoterHost(Host):
         """A voter may fail when its disk did. Raises Anomaly for any other reason."""
         cause: BaseException | None = failed
         while cause is not None:
+            if isinstance(cause, Anomaly):  # found where it applied an entry
+                raise cause
             if isinstance(cause, JournalFailed | OSError | StorageFull) and self._disk_may_fail:
                 self.world.count("voter failed")
                 return
@@ -207,6 +215,10 @@ class VoterHost(Host):
 
     def _applied(self, entry: CommittedEntry, result: CommandResult) -> None:
         self.judge.applied(self.host_id, entry, result)
+
+    def hand_over(self) -> None:
+        """Let another voter lead, if this one does."""
+        self.world.call(self, lambda process: process.hand_over())
 
     # --- faults of its disk -----------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What is asked of the group: commands at whoever says that it leads, again where the outcome is unknown.
 
-Each proposal is named by (proposer, sequence), and a retry, at whichever voter, repeats the name. Producer ids
-are not idempotent, so that a command that counts twice shows. Large commands are refused, which makes them
-large in the log and leaves the image small.
+Each proposal is named by (proposer, sequence), and a retry, at whichever voter, repeats the name. Producer
+ids are not idempotent, so that a command that counts twice shows. Large commands are refused, which makes
+them large in the log and leaves the image small.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Workload:
         self.judge = judge
         self.is_over = False
         self._random = Random(f"workload {seed}")
-        self._rate_seconds = self._random.choice((0.01, 0.02, 0.05))
+        self._rate_seconds = self._random.choice((0.03, 0.06, 0.12))
         self._sequences = [0] * CLIENTS
         self._claimed: set[tuple[int, int]] = set()
         self._again: list[_Operation] = []
@@ -89,7 +89,7 @@ class Workload:
         if self.is_over:
             return
         self._claim()
-        burst = self._random.choice((1, 1, 1, 1, 8)) if self._in_flight < IN_FLIGHT_MAX else 0
+        burst = self._random.choice((1, 1, 1, 1, 1, 1, 8)) if self._in_flight < IN_FLIGHT_MAX else 0
         for _ in range(burst):
             host = self._target()
             if host is not None:

@@ -129,8 +129,8 @@ class World:
         self.trace: deque[tuple[float, str, bytes]] = deque(maxlen=TRACE_EVENTS)
         self.fingerprint = 0
         """Of everything that happened so far: equal for equal runs."""
-        self.duplicates: Callable[[bytes], bool] = lambda _message: False
-        """Whether this message arrives twice."""
+        self.arrivals: Callable[[bytes], Sequence[bytes]] = lambda message: (message,)
+        """What arrives of a message: nothing else but what a guard is there for."""
         self.on_sent: Callable[[int, int, bytes], None] = lambda _source, _target, _message: None
         self.on_turn: Callable[[Host], None] = lambda _host: None
         """After each turn of a process."""
@@ -361,10 +361,8 @@ class World:
             while link.queue and link.queue[0][0] <= self.now and host.process is not None:
                 _, message = link.queue.popleft()
                 self.note(f"{link.source}>{link.target}", message)
-                host.process.receive(link.source, message)
-                if self.duplicates(message):
-                    self.count("vote twice")
-                    host.process.receive(link.source, message)
+                for arriving in self.arrivals(message):
+                    host.process.receive(link.source, arriving)
             self._turn(host)
 
         self._guarded(host, hear)

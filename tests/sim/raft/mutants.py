@@ -1,0 +1,162 @@
+"""The adapter with one guard taken away: each has to be noticed, and by what.
+
+A mutant overrides one method of `Guards` by what the library does by itself. A row of `MUTANTS` says with
+which faults it is looked for, and the seed that found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from millpond_broker.consensus.codec import decode_snapshot
+from millpond_broker.consensus.journal import Journal
+from millpond_broker.consensus.raft.compaction import CompactionOptions
+from millpond_broker.consensus.raft.guards import Guards
+from millpond_broker.consensus.raft.messages import (
+    Appended,
+    AppendEntries,
+    InstallSnapshot,
+    PreVote,
+    RequestVote,
+    Vote,
+)
+from millpond_broker.consensus.raft.voter import VoterOptions
+from millpond_broker.core.image import MetadataImage
+from tests.sim.raft.nemesis import Mix
+from tests.sim.raft.report import Report
+from tests.sim.raft.run import Plan, run
+
+
+class NoSyncBeforeSending(Guards):
+    def sync_before_sending(self, journal: Journal) -> None:
+        """Nothing: the library never syncs."""
+
+
+class NoSyncBeforeCommit(Guards):
+    def sync_before_commit(self, journal: Journal, index: int) -> None:
+        """Nothing: likewise."""
+
+
+class Repeated(Guards):
+    def unrepeated(
+        self, term_at: Callable[[int], int | None], begins_after: int, ends_at: int, message: AppendEntries
+    ) -> tuple[AppendEntries, int | None]:
+        return message, None
+
+
+class CommitUnknown(Guards):
+    def known_commit(self, message: AppendEntries, agrees_up_to: int) -> int:
+        return message.commit_index
+
+
+class ResendStepByStep(Guards):
+    def resend_from(self, wanted_index: int, commit_index: int) -> int:
+        return wanted_index
+
+
+class AnswerOfAnyTerm(Guards):
+    def is_answer_of_term(self, message: Appended, term: int) -> bool:
+        return True
+
+
+class SnapshotUnchecked(Guards):
+    def image_of(self, message: InstallSnapshot) -> MetadataImage | None:
+        try:
+            return decode_snapshot(message.snapshot.data)
+        except ValueError:
+            return None
+
+
+class SnapshotAlways(Guards):
+    def is_snapshot_needed(self, message: InstallSnapshot, term_here: int | None, applied_index: int) -> bool:
+        return True
+
+
+class VotesByMessage(Guards):
+    def is_vote_counted(self, message: Vote, term: int, voter: int, counted: Collection[int]) -> bool:
+        return message.term == term
+
+
+class StandsUnasked(Guards):
+    def may_stand(self, granted: Collection[int], voters: Collection[int]) -> bool:
+        return True
+
+
+class PreVotesForAll(Guards):
+    def grants_pre_vote(self, message: PreVote, log_end: RequestVote, *, hears_leader: bool) -> bool:
+        return True
+
+
+class AnybodyStands(Guards):
+    def is_member(self, broker_id: int, voters: Collection[int]) -> bool:
+        return True
+
+
+class NewerTermUntold(Guards):
+    def tells_newer_term(self, term: int, current_term: int) -> bool:
+        return False
+
+
+class VotersChangeAtOnce(Guards):
+    def may_change_voters(self, last_change_index: int, applied_index: int) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A guard taken away, and how that is looked for."""
+
+    guard: str
+    guards: type[Guards]
+    kinds: tuple[str, ...]
+    """Of faults."""
+    nodes: int = 3
+    every_seconds: float = 0.4
+    duplicates: float = 0.0
+    garbled: float = 0.0
+    found_by: int | None = None
+    """The seed."""
+    anomaly: str = ""
+    options: VoterOptions = field(
+        default_factory=lambda: VoterOptions(compaction=CompactionOptions(entries=60, entries_max=200))
+    )
+    seconds: float = 40.0
+
+    def run(self, seed: int, *, sound: bool = False) -> Report:
+        """One run without the guard; `sound`: with it."""
+        return run(self.plan(seed, sound=sound))
+
+    def plan(self, seed: int, *, sound: bool = False) -> Plan:
+        """The run of that seed; `sound`: with the guard in force."""
+        return Plan(
+            seed,
+            nodes=self.nodes,
+            seconds=self.seconds,
+            guards=Guards() if sound else self.guards(),
+            mix=Mix(self.kinds, self.every_seconds, self.duplicates, self.garbled),
+            options=self.options,
+        )
+
+
+_DEATHS: Final = ("power", "power all", "leader dies", "isolate leader")
+_LINKS: Final = ("partition", "isolate leader", "break", "leader dies", "stall")
+_LOGS: Final = ("isolate leader", "stall", "delay", "break", "leader dies", "one way")
+
+MUTANTS: Final = (
+    Mutant("sync_before_sending", NoSyncBeforeSending, _DEATHS),
+    Mutant("sync_before_commit", NoSyncBeforeCommit, ("power",), nodes=1),
+    Mutant("unrepeated", Repeated, _LOGS),
+    Mutant("known_commit", CommitUnknown, _LOGS),
+    Mutant("resend_from", ResendStepByStep, _LOGS),
+    Mutant("is_answer_of_term", AnswerOfAnyTerm, ("isolate leader", "stall", "leader dies")),
+    Mutant("image_of", SnapshotUnchecked, ("wipe", "compact", "partition", "pause"), garbled=0.5),
+    Mutant("is_snapshot_needed", SnapshotAlways, ("compact", "stall", "break", "kill", "pause", "delay")),
+    Mutant("is_vote_counted", VotesByMessage, ("partition", "isolate leader"), nodes=5, duplicates=0.5),
+    Mutant("may_stand", StandsUnasked, _LINKS),
+    Mutant("grants_pre_vote", PreVotesForAll, _LINKS),
+    Mutant("is_member", AnybodyStands, ("wipe", "replace", "partition")),
+    Mutant("tells_newer_term", NewerTermUntold, ("break", "stall", "one way", "partition")),
+    Mutant("may_change_voters", VotersChangeAtOnce, ("replace", "isolate leader", "partition")),
+)
