@@ -10,10 +10,11 @@ import pytest
 
 from millpond.wire.errors import InvalidConfig, InvalidRequest
 from millpond_broker.rpc.peer_frames import MESSAGE_BYTES_MAX
+from millpond_broker.rpc.peer_links import GrpcPeerLinks, PeerLinkOptions
 from tests.integration.peers.conftest import MakeVoter
 from tests.integration.peers.processes import VoterProcess
 from tests.integration.peers.raw import RawPeer
-from tests.integration.peers.voters import Voter, link_all, nothing_left, until
+from tests.integration.peers.voters import SECRET, Recorder, Voter, link_all, nothing_left, until
 
 
 def test_two_voters_hear_each_other_in_order(voter: MakeVoter) -> None:
@@ -173,6 +174,30 @@ def test_a_link_given_up_tells_nothing_and_carries_nothing(voter: MakeVoter) -> 
     two.told.wait(lambda: two.told.messages.get(1) == [b"heard"])
 
 
+def test_a_link_made_again_waits_for_what_its_predecessor_is_still_telling(voter: MakeVoter) -> None:
+    one, two = voter(1), voter(2)
+    tell = one.told._tell
+    held, told_again, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    def slowly(what: str, broker_id: int) -> None:
+        if held.is_set():
+            told_again.set()
+        else:
+            held.set()
+            assert goes_on.wait(30)
+        tell(what, broker_id)
+
+    one.told._tell = slowly  # type: ignore[method-assign]  # what it is told passes here
+    one.connect(two)
+    assert held.wait(10)
+    one.links.disconnect(2)
+    one.connect(two)
+    assert not told_again.wait(0.5), "a link takes milliseconds"
+    goes_on.set()
+    until(lambda: one.told.count("connected", 2) == 2)
+    one.told.mistakes.clear()  # a link given up is not told of: connected may follow connected here
+
+
 def test_giving_up_and_connecting_over_and_over_ends_connected(voter: MakeVoter) -> None:
     one, two = voter(1), voter(2)
     for _ in range(30):
@@ -270,6 +295,11 @@ def test_a_port_that_is_taken_is_refused_by_name(voter: MakeVoter) -> None:
         with pytest.raises(InvalidConfig) as caught:
             Voter(2, listen=one.address)
         assert caught.value.key == "cluster.peer_listen"
+
+
+def test_links_that_were_never_started_can_be_closed() -> None:
+    with nothing_left():
+        GrpcPeerLinks(Recorder(1), SECRET, PeerLinkOptions(listen="127.0.0.1:0")).close()
 
 
 def test_closing_ends_everything_even_with_much_under_way(voter: MakeVoter) -> None:

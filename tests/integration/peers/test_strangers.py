@@ -16,7 +16,7 @@ import pytest
 from millpond.v1.internal import peer_pb2 as pb
 from millpond_broker.rpc.peer_gate import HANDSHAKE_SECONDS_MAX, HANDSHAKES_MAX
 from millpond_broker.rpc.peer_handshake import NONCE_BYTES, Opener
-from millpond_broker.rpc.peer_links import CONNECTIONS_MAX, STREAMS_MAX
+from millpond_broker.rpc.peer_links import CONNECTIONS_MAX, IDLE_MS_MAX, STREAMS_MAX
 from tests.integration.peers.conftest import MakeVoter
 from tests.integration.peers.raw import RawPeer
 from tests.integration.peers.voters import Recorder, Voter, link_all, sockets, until
@@ -198,6 +198,18 @@ def test_calls_of_other_services_and_methods_are_told_that_there_is_none(voter: 
             with pytest.raises(grpc.RpcError) as caught:
                 call(b"", timeout=10)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_connection_without_a_stream_is_closed_although_it_answers_pings(voter: MakeVoter) -> None:
+    two = voter(2)
+    before = len(sockets())
+    with ExitStack() as stack:
+        for _ in range(20):
+            options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+            channel = stack.enter_context(grpc.insecure_channel(two.address, options))
+            grpc.channel_ready_future(channel).result(10)
+        assert len(sockets()) >= before + 40
+        assert until(lambda: len(sockets()) <= before + 2) < IDLE_MS_MAX / 1000 + 2
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ STREAMS_MAX: Final = LINKS_MAX + 2 * HANDSHAKES_MAX
 One more is refused before anything of it is read."""
 CONNECTIONS_MAX: Final = 256
 """To the port, whoever they are: a port scan must not take the descriptors that the logs need."""
+IDLE_MS_MAX: Final = 3_000
+"""Of a connection without a stream. Links have one from the first; others could stay by answering pings."""
 CLOSE_SECONDS_MAX: Final = 3.0
 """For everything that `close` waits for, together."""
 _OPTIONS: Final = (
@@ -42,8 +44,7 @@ _OPTIONS: Final = (
     ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
     ("grpc.max_concurrent_streams", 16),  # of one connection: a link is one stream
     ("grpc.server_handshake_timeout_ms", 2_000),  # half-open connections, garbage
-    ("grpc.http2.settings_timeout", 2_000),
-    ("grpc.max_connection_idle_ms", 5_000),  # a connection without a stream is no link
+    ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
     # A peer whose host died is not served for longer than it takes to notice, either.
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_500),
@@ -51,7 +52,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
-    ("grpc.http2.max_ping_strikes", 0),  # a peer's pings are late or early, and cost nothing
+    ("grpc.http2.max_ping_strikes", 0),  # two that a slow network brings together are no offence
 )
 
 
