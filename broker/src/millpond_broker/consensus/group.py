@@ -163,7 +163,7 @@ class GroupMetadataLog:
 
         try:
             thread, links = await run_blocking(lambda: _named(directory, make))
-        except BaseException:  # likewise
+        except BaseException:  # cancelled, or failed after the links were made; re-raised
             for thread, links in made:
                 links.close()
                 thread.stop(0)
