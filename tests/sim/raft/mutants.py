@@ -24,9 +24,10 @@ from millpond_broker.consensus.raft.messages import (
 )
 from millpond_broker.consensus.raft.voter import VoterOptions
 from millpond_broker.core.image import MetadataImage
+from tests.sim.raft import scenarios
 from tests.sim.raft.nemesis import Mix
-from tests.sim.raft.report import Report
-from tests.sim.raft.run import Plan, run
+from tests.sim.raft.report import HEAL_SECONDS, Report
+from tests.sim.raft.run import Group, Plan, run
 
 
 class NoSyncBeforeSending(Guards):
@@ -89,7 +90,7 @@ class PreVotesForAll(Guards):
         return True
 
 
-class AnybodyStands(Guards):
+class AnybodyStands(StandsUnasked):
     def is_member(self, broker_id: int, voters: Collection[int]) -> bool:
         return True
 
@@ -110,7 +111,7 @@ class Mutant:
 
     guard: str
     guards: type[Guards]
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
     """Of faults."""
     nodes: int = 3
     every_seconds: float = 0.4
@@ -123,6 +124,11 @@ class Mutant:
         default_factory=lambda: VoterOptions(compaction=CompactionOptions(entries=60, entries_max=200))
     )
     seconds: float = 40.0
+    story: Callable[[Group], None] | None = None
+    """What it depends on that guard for; without one, faults are drawn."""
+    heal_seconds: float = HEAL_SECONDS
+    besides: type[Guards] = Guards
+    """What else is taken away, with which the guard is to be enough."""
 
     def run(self, seed: int, *, sound: bool = False) -> Report:
         """One run without the guard; `sound`: with it."""
@@ -134,29 +140,30 @@ class Mutant:
             seed,
             nodes=self.nodes,
             seconds=self.seconds,
-            guards=Guards() if sound else self.guards(),
+            guards=self.besides() if sound else self.guards(),
             mix=Mix(self.kinds, self.every_seconds, self.duplicates, self.garbled),
             options=self.options,
+            story=self.story,
+            heal_seconds=self.heal_seconds,
         )
 
 
 _DEATHS: Final = ("power", "power all", "leader dies", "isolate leader")
-_LINKS: Final = ("partition", "isolate leader", "break", "leader dies", "stall")
 _LOGS: Final = ("isolate leader", "stall", "delay", "break", "leader dies", "one way")
 
 MUTANTS: Final = (
     Mutant("sync_before_sending", NoSyncBeforeSending, _DEATHS),
     Mutant("sync_before_commit", NoSyncBeforeCommit, ("power",), nodes=1),
     Mutant("unrepeated", Repeated, _LOGS),
-    Mutant("known_commit", CommitUnknown, _LOGS),
-    Mutant("resend_from", ResendStepByStep, _LOGS),
-    Mutant("is_answer_of_term", AnswerOfAnyTerm, ("isolate leader", "stall", "leader dies")),
+    Mutant("known_commit", CommitUnknown, story=scenarios.tail_of_deposed),
+    Mutant("resend_from", ResendStepByStep, story=scenarios.long_tail, heal_seconds=10.0),
+    Mutant("is_answer_of_term", AnswerOfAnyTerm, nodes=5, story=scenarios.late_answers),
     Mutant("image_of", SnapshotUnchecked, ("wipe", "compact", "partition", "pause"), garbled=0.5),
-    Mutant("is_snapshot_needed", SnapshotAlways, ("compact", "stall", "break", "kill", "pause", "delay")),
+    Mutant("is_snapshot_needed", SnapshotAlways, story=scenarios.late_refusals),
     Mutant("is_vote_counted", VotesByMessage, ("partition", "isolate leader"), nodes=5, duplicates=0.5),
-    Mutant("may_stand", StandsUnasked, _LINKS),
-    Mutant("grants_pre_vote", PreVotesForAll, _LINKS),
-    Mutant("is_member", AnybodyStands, ("wipe", "replace", "partition")),
-    Mutant("tells_newer_term", NewerTermUntold, ("break", "stall", "one way", "partition")),
-    Mutant("may_change_voters", VotersChangeAtOnce, ("replace", "isolate leader", "partition")),
+    Mutant("may_stand", StandsUnasked, story=scenarios.deaf_voter),
+    Mutant("grants_pre_vote", PreVotesForAll, story=scenarios.two_that_do_not_meet),
+    Mutant("is_member", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
+    Mutant("tells_newer_term", NewerTermUntold, story=scenarios.one_ahead_in_term),
+    Mutant("may_change_voters", VotersChangeAtOnce, story=scenarios.two_at_once),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from millpond_broker.consensus.raft import codec
@@ -31,6 +31,9 @@ class Plan:
     guards: Guards = field(default_factory=Guards)
     mix: Mix | None = None
     options: VoterOptions = OPTIONS
+    story: Callable[[Group], None] | None = None
+    """What happens instead of faults that are drawn (`scenarios`)."""
+    heal_seconds: float = HEAL_SECONDS
 
 
 class Group:
@@ -65,12 +68,17 @@ class Group:
         assert all(isinstance(process, VoterProcess) for process in processes), "voters"
         return processes  # type: ignore[return-value]  # as asserted
 
+    def add_joiner(self, host_id: int) -> None:
+        """A voter that others are to add, and that knows of them."""
+        self.world.add(self._joiner(host_id))
+        self.world.start(host_id)
+
     def settle(self) -> None:
         """Faults are over: all is well again within a bound. Raises Anomaly."""
         world = self.world
-        if not world.run_until(world.now + HEAL_SECONDS, done=self._is_well):
+        if not world.run_until(world.now + self.plan.heal_seconds, done=self._is_well):
             versions = {process.host.host_id: process.voter.image.version for process in self.voters()}
-            raise Anomaly("stuck", f"after {HEAL_SECONDS:.0f} s without faults: {versions}")
+            raise Anomaly("stuck", f"after {self.plan.heal_seconds:.0f} s without faults: {versions}")
         self.judge.final({p.host.host_id: p.voter.image for p in self._members()})
 
     def _host(self, host_id: int, founders: list[int] | None) -> VoterHost:
@@ -150,9 +158,13 @@ def run(plan: Plan) -> Report:
     with simulated(world, plan.seed):
         try:
             group.start()
-            group.workload.begin()
-            group.nemesis.begin()
-            world.run_until(world.now + plan.seconds)
+            if plan.story is None:
+                group.workload.begin()
+                group.nemesis.begin()
+                world.run_until(world.now + plan.seconds)
+            else:
+                plan.story(group)
+                group.workload.begin()
             group.heal()
             group.settle()
         except Anomaly as found:

@@ -1,0 +1,241 @@
+"""Short stories, each told so that one guard is what it depends on. The fuzz alone would find them, rarely.
+
+A story is what happens until all is healed; then the group has to be well, as after any run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pysyncobj.node import Node
+
+from millpond_broker.consensus.metadata_log import ProposeOutcome
+from millpond_broker.core.commands import AddVoter, Command, SetTopicConfig
+from tests.sim.raft.checker import check_flaps
+from tests.sim.raft.run import Group
+from tests.sim.raft.voters import VoterProcess, record_of
+
+PATIENCE_SECONDS = 20.0
+"""For what a story waits for."""
+FLAP_SECONDS = 60.0
+ABOUT_1_MIB = 1_000_000
+
+
+class StoryDidNotHappen(Exception):
+    """What a story waits for did not come: it shows nothing."""
+
+
+def _process(group: Group, host_id: int) -> VoterProcess:
+    process = group.world.hosts[host_id].process
+    assert isinstance(process, VoterProcess), "it runs"
+    return process
+
+
+def _until(group: Group, done: Callable[[], bool]) -> None:
+    if not group.world.run_until(group.world.now + PATIENCE_SECONDS, done=done):
+        raise StoryDidNotHappen
+
+
+def _leader(group: Group, among: Sequence[int] | None = None) -> int:
+    """Wait until one of them leads, and has applied what was before."""
+
+    def leading() -> list[int]:
+        voters = [process for process in group.voters() if process.voter.term]
+        voters.sort(key=lambda process: -process.voter.term)
+        return [p.host.host_id for p in voters if among is None or p.host.host_id in among]
+
+    _until(group, lambda: bool(leading()))
+    return leading()[0]
+
+
+def _run(group: Group, seconds: float) -> None:
+    group.world.run_until(group.world.now + seconds)
+
+
+def _ask(group: Group, host_id: int, count: int, size: int = 100) -> None:
+    """So many commands at once."""
+    for _ in range(count):
+        _propose(group, host_id, SetTopicConfig(b"no such topic id", (("note", "x" * size),), ()))
+
+
+def _propose(group: Group, host_id: int, command: Command) -> None:
+    def told(_outcome: ProposeOutcome) -> None:
+        """The judge hears of it."""
+
+    group.workload.propose(group.world.hosts[host_id], group.workload.new_key(), command, told)
+
+
+def _cut(group: Group, some: Sequence[int], others: Sequence[int]) -> None:
+    """Nothing arrives, either way, and nobody notices."""
+    for one in some:
+        for other in others:
+            if one != other:
+                group.world.cut(one, other, silent=True)
+                group.world.cut(other, one, silent=True)
+
+
+def _mend(group: Group, some: Sequence[int], others: Sequence[int]) -> None:
+    """Whatever was held back is lost, the links are made anew."""
+    for one in some:
+        for other in others:
+            for pair in ((one, other), (other, one)):
+                if one != other:
+                    _lose(group, *pair)
+                    group.world.mend(*pair)
+
+
+def _lose(group: Group, source: int, target: int) -> None:
+    group.world.links[source, target].queue.clear()
+    group.world.break_link(source, target)
+
+
+def tail_of_deposed(group: Group) -> None:
+    """`known_commit`: a deposed leader hears again what it has, and how far the leader's log is committed,
+    before it hears what takes the place of its own tail.
+    """
+    old = _leader(group)
+    others = [host_id for host_id in group.founders if host_id != old]
+    follower, third = others
+    _ask(group, old, 3)
+    _run(group, 1.0)
+    # Five large entries reach one follower, and nobody knows that they did.
+    _cut(group, [third], [old])
+    group.world.cut(follower, old, silent=True)
+    _ask(group, old, 5, size=ABOUT_1_MIB - 100_000)
+    _run(group, 0.2)
+    group.world.cut(old, follower, silent=True)
+    _ask(group, old, 12)
+    _cut(group, [third], [old])
+    new = _leader(group, others)
+    _ask(group, new, 12)
+    _run(group, 1.0)
+    _mend(group, [old], others)
+    group.world.links[new, old].jitter = 0.05
+    _run(group, 2.0)
+
+
+def long_tail(group: Group) -> None:
+    """`resend_from`: a deposed leader has a long tail that nobody else has."""
+    old = _leader(group)
+    others = [host_id for host_id in group.founders if host_id != old]
+    _cut(group, [old], others)
+    _ask(group, old, 400)
+    new = _leader(group, others)
+    _ask(group, new, 400)
+    _run(group, 1.0)
+    _mend(group, [old], others)
+
+
+def late_answers(group: Group) -> None:
+    """`is_answer_of_term`: answers to an earlier leadership of the same voter arrive in a later one."""
+    old = _leader(group)
+    slow, *rest = [host_id for host_id in group.founders if host_id != old]
+    group.world.cut(slow, old, silent=True)
+    _cut(group, [old], rest)
+    _ask(group, old, 12)
+    _run(group, 0.3)
+    group.world.cut(old, slow, silent=True)
+    _cut(group, [slow], rest)
+    between = _leader(group, rest)
+    _mend(group, [slow], rest)
+    _run(group, 1.0)
+    _mend(group, [old], rest)
+    _run(group, 1.0)
+    between = _leader(group, rest)
+    _process(group, between).voter._library.transferLeadership(Node(old))
+    _leader(group, [old])
+    # Now it has one voter with it, and the late answers of another.
+    friend, *rest = rest
+    _cut(group, [old, friend], rest)
+    _cut(group, [friend], [slow])
+    group.world.mend(slow, old)
+    _ask(group, old, 3)
+    _run(group, 0.6)
+    group.world.end(old, "kill")
+    group.world.hosts[old].is_gone = True  # until all is healed
+    new = _leader(group, [slow, *rest])
+    _ask(group, new, 12)
+    _run(group, 1.0)
+    group.world.hosts[old].is_gone = False
+
+
+def late_refusals(group: Group) -> None:
+    """`is_snapshot_needed`: refusals from before a snapshot arrive long after it, and ask for it again."""
+    leader = _leader(group)
+    lagging, other = [host_id for host_id in group.founders if host_id != leader]
+    _ask(group, leader, 5)
+    _run(group, 0.5)
+    _cut(group, [lagging], [leader, other])
+    for _ in range(3):
+        _ask(group, leader, 20)
+        _run(group, 0.5)
+        _process(group, leader).voter.compact_soon()
+        _run(group, 0.1)
+    _mend(group, [lagging], [leader, other])
+    link = group.world.links[leader, lagging]
+    link.delay, link.jitter = 0.4, 0.0
+    back = group.world.links[lagging, leader]
+    back.delay, back.jitter = 0.1, 0.0
+    _until(group, lambda: lagging in _process(group, leader).voter._snapshots_out)
+    group.world.cut(lagging, leader, silent=True)
+    for _ in range(7):
+        _ask(group, leader, 3)
+        _run(group, 1.0)
+    group.world.mend(lagging, leader)
+    _run(group, 2.0)
+
+
+def deaf_voter(group: Group) -> None:
+    """`may_stand`: one voter can be heard, and hears nobody."""
+    leader = _leader(group)
+    deaf = next(host_id for host_id in group.founders if host_id != leader)
+    before = group.judge.elected.changes
+    for host_id in group.founders:
+        if host_id != deaf:
+            group.world.cut(host_id, deaf, silent=True)
+    _run(group, FLAP_SECONDS)
+    check_flaps(group.judge.elected.changes - before, FLAP_SECONDS)
+
+
+def two_that_do_not_meet(group: Group) -> None:
+    """`grants_pre_vote`: the leader and one voter do not hear one another; a third hears both."""
+    leader = _leader(group)
+    one = next(host_id for host_id in group.founders if host_id != leader)
+    before = group.judge.elected.changes
+    _cut(group, [leader], [one])
+    _run(group, FLAP_SECONDS)
+    check_flaps(group.judge.elected.changes - before, FLAP_SECONDS)
+
+
+def one_ahead_in_term(group: Group) -> None:
+    """`tells_newer_term`: a voter has entered a term that nobody else has heard of."""
+    leader = _leader(group)
+    others = [host_id for host_id in group.founders if host_id != leader]
+    term = _process(group, leader).voter.term
+    _run(group, 0.5)
+    _cut(group, [leader], others)
+    terms = {other: _process(group, other).voter._library for other in others}
+    _until(group, lambda: any(library.term > term for library in terms.values()))
+    ahead = next(other for other in others if terms[other].term > term)
+    _cut(group, [ahead], group.founders)
+    _mend(group, [leader], [other for other in others if other != ahead])
+    _run(group, 0.6)
+    _mend(group, [ahead], group.founders)
+
+
+def two_at_once(group: Group) -> None:
+    """`may_change_voters`: a leader that is cut off from its voters adds two others at once."""
+    leader = _leader(group)
+    others = [host_id for host_id in group.founders if host_id != leader]
+    new = [max(group.founders) + 1, max(group.founders) + 2]
+    for host_id in new:
+        group.add_joiner(host_id)
+    _run(group, 0.5)
+    _cut(group, [leader, *new], others)
+    for host_id in new:
+        _propose(group, leader, AddVoter(record_of(host_id)))
+    _run(group, 0.3)
+    _ask(group, leader, 12)
+    _run(group, 0.4)
+    _leader(group, others)
+    _run(group, 0.5)
