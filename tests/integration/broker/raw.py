@@ -18,6 +18,7 @@ OPTIONS = (
     ("grpc.max_receive_message_length", 40 << 20),
     ("grpc.max_send_message_length", 40 << 20),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # or channels to one address share a connection
 )
 _MODULES = {
     "ProduceService": produce_pb2,
