@@ -162,7 +162,7 @@ MUTANTS: Final = (
     Mutant("is_snapshot_needed", SnapshotAlways, story=scenarios.late_refusals),
     Mutant("is_vote_counted", VotesByMessage, ("partition", "isolate leader"), nodes=5, duplicates=0.5),
     Mutant("may_stand", StandsUnasked, story=scenarios.deaf_voter),
-    Mutant("grants_pre_vote", PreVotesForAll, story=scenarios.two_that_do_not_meet),
+    Mutant("grants_pre_vote", PreVotesForAll, story=scenarios.unheard_leader),
     Mutant("is_member", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
     Mutant("tells_newer_term", NewerTermUntold, story=scenarios.one_ahead_in_term),
     Mutant("may_change_voters", VotersChangeAtOnce, story=scenarios.two_at_once),

@@ -148,9 +148,10 @@ def late_answers(group: Group) -> None:
     friend, *rest = rest
     _cut(group, [old, friend], rest)
     _cut(group, [friend], [slow])
-    group.world.mend(slow, old)
     _ask(group, old, 3)
-    _run(group, 0.6)
+    _run(group, 0.05)
+    group.world.mend(slow, old)
+    _run(group, 0.5)
     group.world.end(old, "kill")
     group.world.hosts[old].is_gone = True  # until all is healed
     new = _leader(group, [slow, *rest])
@@ -178,9 +179,14 @@ def late_refusals(group: Group) -> None:
     back.delay, back.jitter = 0.1, 0.0
     _until(group, lambda: lagging in _process(group, leader).voter._snapshots_out)
     group.world.cut(lagging, leader, silent=True)
+    _run(group, 0.3)
+    refusals = list(back.queue)
     for _ in range(7):
         _ask(group, leader, 3)
         _run(group, 1.0)
+    # What came after them on that link did not arrive: it broke.
+    _lose(group, lagging, leader)
+    back.queue.extend(refusals)
     group.world.mend(lagging, leader)
     _run(group, 2.0)
 
@@ -197,13 +203,17 @@ def deaf_voter(group: Group) -> None:
     check_flaps(group.judge.elected.changes - before, FLAP_SECONDS)
 
 
-def two_that_do_not_meet(group: Group) -> None:
-    """`grants_pre_vote`: the leader and one voter do not hear one another; a third hears both."""
+def unheard_leader(group: Group) -> None:
+    """`grants_pre_vote`: again and again one voter does not hear the leader, whom all others hear."""
     leader = _leader(group)
-    one = next(host_id for host_id in group.founders if host_id != leader)
-    before = group.judge.elected.changes
-    _cut(group, [leader], [one])
-    _run(group, FLAP_SECONDS)
+    before, ends_at = group.judge.elected.changes, group.world.now + FLAP_SECONDS
+    while group.world.now < ends_at:
+        leader = _leader(group)
+        one = next(host_id for host_id in group.founders if host_id != leader)
+        group.world.cut(leader, one, silent=True)
+        _run(group, 1.5)
+        group.world.mend(leader, one)
+        _run(group, 1.5)
     check_flaps(group.judge.elected.changes - before, FLAP_SECONDS)
 
 
