@@ -101,8 +101,11 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
 
 
 def _prove(reports: Sequence[Report], options: argparse.Namespace, failed: int) -> None:
-    git = ["git", "describe", "--always", "--dirty"]
+    git = ["git", "describe", "--always"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    git = ["git", "status", "--porcelain", "--", ".", f":(exclude){PROOFS}"]  # which this itself changes
+    if subprocess.run(git, capture_output=True, text=True, check=True).stdout:
+        commit += "-dirty"
     nodes = "" if options.nodes is None else f" NODES={options.nodes}"
     seeds = f"{reports[0].seed}-{reports[-1].seed}"
     result = "clean" if not failed else f"FAILED ({failed})"

@@ -127,6 +127,8 @@ class Mutant:
     story: Callable[[Group], None] | None = None
     """What it depends on that guard for; without one, faults are drawn."""
     heal_seconds: float = HEAL_SECONDS
+    admits_all: bool = False
+    """Whether it is who may connect that is taken away."""
     besides: type[Guards] = Guards
     """What else is taken away, with which the guard is to be enough."""
 
@@ -143,6 +145,7 @@ class Mutant:
             guards=self.besides() if sound else self.guards(),
             mix=Mix(self.kinds, self.every_seconds, self.duplicates, self.garbled),
             options=self.options,
+            admits_all=self.admits_all and not sound,
             story=self.story,
             heal_seconds=self.heal_seconds,
         )
@@ -166,4 +169,5 @@ MUTANTS: Final = (
     Mutant("is_member", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
     Mutant("tells_newer_term", NewerTermUntold, story=scenarios.one_ahead_in_term),
     Mutant("may_change_voters", VotersChangeAtOnce, story=scenarios.two_at_once),
+    Mutant("Voter.admit", Guards, admits_all=True, story=scenarios.wiped_under_its_id),
 )

@@ -31,6 +31,8 @@ class Plan:
     guards: Guards = field(default_factory=Guards)
     mix: Mix | None = None
     options: VoterOptions = OPTIONS
+    admits_all: bool = False
+    """Whether voters let anybody in who has a voter's id."""
     story: Callable[[Group], None] | None = None
     """What happens instead of faults that are drawn (`scenarios`)."""
     heal_seconds: float = HEAL_SECONDS
@@ -91,6 +93,7 @@ class Group:
             founders=founders,
             known=known,
             guards=self.plan.guards,
+            admits_all=self.plan.admits_all,
             options=self.plan.options,
         )
 

@@ -13,7 +13,7 @@ from millpond_broker.consensus.metadata_log import ProposeOutcome
 from millpond_broker.core.commands import AddVoter, Command, SetTopicConfig
 from tests.sim.raft.checker import check_flaps
 from tests.sim.raft.run import Group
-from tests.sim.raft.voters import VoterProcess, record_of
+from tests.sim.raft.voters import VoterHost, VoterProcess, record_of
 
 PATIENCE_SECONDS = 20.0
 """For what a story waits for."""
@@ -249,3 +249,31 @@ def two_at_once(group: Group) -> None:
     _run(group, 0.4)
     _leader(group, others)
     _run(group, 0.5)
+
+
+def wiped_under_its_id(group: Group) -> None:
+    """`Voter.admit`: a voter's disk is replaced by an empty one, and it starts under the same id."""
+    leader = _leader(group)
+    wiped, third = [host_id for host_id in group.founders if host_id != leader]
+    _run(group, 0.5)
+    _cut(group, [third], [leader, wiped])
+    _ask(group, leader, 5)
+    _run(group, 0.5)
+    group.world.hosts[wiped].is_gone = True
+    group.world.end(wiped, "power")
+    host = group.world.hosts[wiped]
+    assert isinstance(host, VoterHost), "a voter"
+    host.wipe()
+    host.is_gone = False
+    _cut(group, [leader], [wiped])
+    group.world.start(wiped)
+    _mend(group, [third], [wiped])
+    _run(group, 5.0)
+    # If those two have made a leader, it takes commands now.
+    for process in group.voters():
+        if process.voter.term and process.host.host_id != leader:
+            _ask(group, process.host.host_id, 8)
+    _run(group, 1.0)
+    host.is_gone = True
+    group.world.end(wiped, "power")
+    group.replacer.lose(host)

@@ -145,15 +145,20 @@ class _Group:
     def propose(self) -> None:
         random, leaders = self.world.random, self.leaders()
         if leaders and self.is_asked:
-            self._proposed += 1
-            number, size = self._proposed, random.choice((100, 100, 1000, 20_000))
-
-            def done(index: int | None, reason: int) -> None:
-                if reason == FAIL_REASON.SUCCESS and index is not None:
-                    self.acknowledged.acknowledged(number, index, None)
-
-            self.world.call(random.choice(leaders), lambda process: process.propose(number, size, done))
+            leader = random.choice(leaders)
+            for _ in range(random.choice((1, 1, 1, 1, 1, 10))):
+                self._propose_at(leader, random.choice((100, 100, 1000, 20_000)))
         self.world.after(PROPOSAL_SECONDS * random.random() * 2, self.propose)
+
+    def _propose_at(self, leader: Host, size: int) -> None:
+        self._proposed += 1
+        number = self._proposed
+
+        def done(index: int | None, reason: int) -> None:
+            if reason == FAIL_REASON.SUCCESS and index is not None:
+                self.acknowledged.acknowledged(number, index, None)
+
+        self.world.call(leader, lambda process: process.propose(number, size, done))
 
     def judge(self) -> None:
         """Raises Anomaly."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from millpond.wire.errors import StorageFull
+from millpond.wire.errors import NotADataDirectory, StorageFull
 from millpond_broker.consensus.codec import encode
 from millpond_broker.consensus.journal import JournalFailed
 from millpond_broker.consensus.metadata_log import CommittedEntry, ProposeOutcome
@@ -51,6 +51,8 @@ class VoterProcess:
         return sorted(self.voter.peer_addresses)
 
     def admits(self, peer: int) -> bool:
+        if self.host.admits_all:
+            return True
         other = self.host.world.hosts[peer].process
         assert isinstance(other, VoterProcess), "it runs"
         return self.voter.admit(other.voter.identity()) is None
@@ -103,6 +105,7 @@ class VoterHost(Host):
         founders: Sequence[int] | None,
         known: Mapping[int, str],
         guards: Guards,
+        admits_all: bool = False,
         options: VoterOptions = OPTIONS,
     ) -> None:
         super().__init__(host_id)
@@ -113,9 +116,12 @@ class VoterHost(Host):
         self._random = Random(f"voter {seed} {host_id}")
         self._known = known
         self._guards = guards
+        self.admits_all = admits_all
+        self._directory_id = record_of(host_id).directory_id
         self._options = options
         self._voter: Voter | None = None
         self._disk_may_fail = False
+        self._was_wiped = False
         self._sound: SimFiles | None = None
         """The disk as it was before a bit of it was turned."""
         self.disk.make_directory(DATA)
@@ -138,7 +144,7 @@ class VoterHost(Host):
             voter = Voter(
                 store,
                 broker_id=self.host_id,
-                directory_id=record_of(self.host_id).directory_id,
+                directory_id=self._directory_id,
                 now=self.world.clock,
                 random=self._random,
                 options=self._options,
@@ -173,6 +179,9 @@ class VoterHost(Host):
         while cause is not None:
             if isinstance(cause, Anomaly):  # found where it applied an entry
                 raise cause
+            if isinstance(cause, NotADataDirectory) and self._was_wiped:
+                self.is_gone = True
+                return
             if isinstance(cause, JournalFailed | OSError | StorageFull) and self._disk_may_fail:
                 self.world.count("voter failed")
                 return
@@ -236,6 +245,16 @@ class VoterHost(Host):
         self._disk_may_fail = True
         used = sum(len(pages.cached) for pages in self.disk._all_pages())
         self.disk.capacity_bytes = used + random.choice((0, 500, 20_000))
+
+    def wipe(self) -> None:
+        """Somebody puts an empty disk in, under the same id, while it is down."""
+        assert self._voter is None, "it is down"
+        self._was_wiped = True
+        self._directory_id += "-again"
+        self.disk = SimFiles(self._random)
+        self.disk.make_directory(DATA)
+        self.disk.sync_directory(Path("/"))
+        format_joiner(self.disk, DATA)
 
     def compact(self) -> None:
         if self._voter is not None:
