@@ -210,6 +210,7 @@ class VoterHost(Host):
         """A start on a damaged disk has lost nothing."""
         if self._sound is None:
             return
+        self._sound.heal()  # a clone has the faults, too
         sound, self._sound = Store.open(self._sound, DATA), None
         found, expected = store.journal, sound.journal
         first = max(found.first_index, expected.first_index)
