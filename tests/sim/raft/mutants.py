@@ -110,6 +110,10 @@ class Mutant:
     """A guard taken away, and how that is looked for."""
 
     guard: str
+    found_by: int
+    """The first seed that noticed."""
+    anomaly: str
+    """What it noticed. "assertion": an invariant that the broker itself asserts, and ends the process by."""
     guards: type[Guards]
     kinds: tuple[str, ...] = ()
     """Of faults."""
@@ -117,9 +121,6 @@ class Mutant:
     every_seconds: float = 0.4
     duplicates: float = 0.0
     garbled: float = 0.0
-    found_by: int | None = None
-    """The seed."""
-    anomaly: str = ""
     options: VoterOptions = field(
         default_factory=lambda: VoterOptions(compaction=CompactionOptions(entries=60, entries_max=200))
     )
@@ -151,23 +152,38 @@ class Mutant:
         )
 
 
-_DEATHS: Final = ("power", "power all", "leader dies", "isolate leader")
 _LOGS: Final = ("isolate leader", "stall", "delay", "break", "leader dies", "one way")
 
 MUTANTS: Final = (
-    Mutant("sync_before_sending", NoSyncBeforeSending, _DEATHS),
-    Mutant("sync_before_commit", NoSyncBeforeCommit, ("power",), nodes=1),
-    Mutant("unrepeated", Repeated, _LOGS),
-    Mutant("known_commit", CommitUnknown, story=scenarios.tail_of_deposed),
-    Mutant("resend_from", ResendStepByStep, story=scenarios.long_tail, heal_seconds=10.0),
-    Mutant("is_answer_of_term", AnswerOfAnyTerm, nodes=5, story=scenarios.late_answers),
-    Mutant("image_of", SnapshotUnchecked, ("wipe", "compact", "partition", "pause"), garbled=0.5),
-    Mutant("is_snapshot_needed", SnapshotAlways, story=scenarios.late_refusals),
-    Mutant("is_vote_counted", VotesByMessage, ("partition", "isolate leader"), nodes=5, duplicates=0.5),
-    Mutant("may_stand", StandsUnasked, story=scenarios.deaf_voter),
-    Mutant("grants_pre_vote", PreVotesForAll, story=scenarios.unheard_leader),
-    Mutant("is_member", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
-    Mutant("tells_newer_term", NewerTermUntold, story=scenarios.one_ahead_in_term),
-    Mutant("may_change_voters", VotersChangeAtOnce, story=scenarios.two_at_once),
-    Mutant("Voter.admit", Guards, admits_all=True, story=scenarios.wiped_under_its_id),
+    Mutant(
+        "sync_before_sending",
+        2,
+        "lost-acknowledged",
+        NoSyncBeforeSending,
+        story=scenarios.forgotten_acknowledgement,
+    ),
+    Mutant("sync_before_commit", 0, "lost-acknowledged", NoSyncBeforeCommit, ("power",), nodes=1),
+    Mutant("unrepeated", 0, "assertion", Repeated, _LOGS),
+    Mutant("known_commit", 0, "applied-prefix", CommitUnknown, story=scenarios.tail_of_deposed),
+    Mutant("resend_from", 0, "stuck", ResendStepByStep, story=scenarios.long_tail, heal_seconds=10.0),
+    Mutant(
+        "is_answer_of_term", 0, "lost-acknowledged", AnswerOfAnyTerm, nodes=5, story=scenarios.late_answers
+    ),
+    Mutant("image_of", 0, "digest", SnapshotUnchecked, garbled=0.8, story=scenarios.needs_a_snapshot),
+    Mutant("is_snapshot_needed", 0, "applied-prefix", SnapshotAlways, story=scenarios.late_refusals),
+    Mutant(
+        "is_vote_counted",
+        0,
+        "two-leaders",
+        VotesByMessage,
+        nodes=5,
+        duplicates=1.0,
+        story=scenarios.vote_that_came_twice,
+    ),
+    Mutant("may_stand", 0, "leader-flaps", StandsUnasked, story=scenarios.deaf_voter),
+    Mutant("grants_pre_vote", 0, "leader-flaps", PreVotesForAll, story=scenarios.unheard_leader),
+    Mutant("is_member", 0, "applied-prefix", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
+    Mutant("tells_newer_term", 1, "stuck", NewerTermUntold, story=scenarios.one_ahead_in_term),
+    Mutant("may_change_voters", 0, "assertion", VotersChangeAtOnce, story=scenarios.two_at_once),
+    Mutant("Voter.admit", 0, "assertion", Guards, admits_all=True, story=scenarios.wiped_under_its_id),
 )

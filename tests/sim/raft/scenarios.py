@@ -277,3 +277,66 @@ def wiped_under_its_id(group: Group) -> None:
     host.is_gone = True
     group.world.end(wiped, "power")
     group.replacer.lose(host)
+
+
+def vote_that_came_twice(group: Group) -> None:
+    """`is_vote_counted`: a candidate reaches one voter of four, and its vote comes more than once."""
+    leader = _leader(group)
+    others = [host_id for host_id in group.founders if host_id != leader]
+    term = _process(group, leader).voter.term
+    _run(group, 0.5)
+    host = group.world.hosts[leader]
+    host.is_gone = True
+    group.world.end(leader, "kill")
+    voters = {other: _process(group, other).voter for other in others}
+    _until(group, lambda: any(voter._library.term > term for voter in voters.values()))
+    candidate = next(other for other in others if voters[other]._library.term > term)
+    friend, *rest = [other for other in others if other != candidate]
+    for other in rest:  # of what it asked nothing has arrived yet
+        group.world.links[candidate, other].queue.clear()
+    host.is_gone = False
+    group.world.start(leader)
+    _cut(group, [candidate, friend], [*rest, leader])
+    _leader(group, [*rest, leader])
+    _run(group, 0.5)
+
+
+def forgotten_acknowledgement(group: Group) -> None:
+    """`sync_before_sending`: a follower acknowledges, loses power, and decides what comes next."""
+    leader = _leader(group)
+    follower, third = [host_id for host_id in group.founders if host_id != leader]
+    _run(group, 0.5)
+    _cut(group, [third], [leader, follower])
+    journal = _process(group, follower).voter._store.journal
+    last = journal.last_index + 10
+    _ask(group, leader, 10)
+    _until(group, lambda: journal.last_index >= last)
+    group.world.cut(leader, follower, silent=True)
+    _run(group, 0.1)
+    group.world.end(leader, "kill")
+    host = group.world.hosts[leader]
+    host.is_gone = True
+    group.world.end(follower, "power")
+    _mend(group, [third], [follower])
+    _run(group, 3.0)
+    for process in group.voters():
+        if process.voter.term:
+            _ask(group, process.host.host_id, 20)
+    _run(group, 1.0)
+    host.is_gone = False
+
+
+def needs_a_snapshot(group: Group) -> None:
+    """`image_of`: a voter is away for so long that the others have forgotten what it lacks."""
+    leader = _leader(group)
+    lagging = next(host_id for host_id in group.founders if host_id != leader)
+    group.world.end(lagging, "kill")
+    group.world.hosts[lagging].is_gone = True
+    for _ in range(3):
+        _ask(group, leader, 20)
+        _run(group, 0.5)
+        _process(group, leader).voter.compact_soon()
+        _run(group, 0.1)
+    group.world.hosts[lagging].is_gone = False
+    group.world.start(lagging)
+    _run(group, 20.0)
