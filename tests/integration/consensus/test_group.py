@@ -12,7 +12,7 @@ import pytest
 
 from millpond.wire.errors import BrokerNotReady, NotADataDirectory, StorageFailed
 from millpond_broker.consensus.group import GroupOptions, format_founder
-from millpond_broker.consensus.metadata_log import NotApplied, Ok, Unknown
+from millpond_broker.consensus.metadata_log import PROPOSALS_IN_FLIGHT_MAX, NotApplied, Ok, Unknown
 from millpond_broker.consensus.raft.compaction import CompactionOptions
 from millpond_broker.consensus.raft.voter import VoterOptions
 from millpond_broker.consensus.solo import SoloMetadataLog
@@ -21,6 +21,7 @@ from millpond_broker.core.commands import (
     AllocateProducerIds,
     Barrier,
     ClaimController,
+    CreateTopic,
     RemoveVoter,
 )
 from millpond_broker.core.image import MetadataImage
@@ -71,6 +72,17 @@ async def test_who_does_not_lead_proposes_nothing(three: Group) -> None:
     with pytest.raises(BrokerNotReady):
         await other.barrier(SECONDS_MAX)
     await until(lambda: other.leader == three.id_of(leader))
+
+
+async def test_what_cannot_be_encoded_takes_no_room(three: Group) -> None:
+    leader = await three.controller()
+    for _ in range(PROPOSALS_IN_FLIGHT_MAX + 1):
+        with pytest.raises(ValueError, match="out of range"):
+            await leader.propose(AllocateProducerIds(1, -1, 10), SECONDS_MAX)
+    names = tuple((f"key-{number}", "x" * 1000) for number in range(1100))
+    too_large = CreateTopic(CLUSTER, "t", 1, 1, names, ((1,),))
+    assert isinstance(await leader.propose(too_large, SECONDS_MAX), NotApplied)
+    await three.do(leader, Barrier())
 
 
 async def test_a_barrier_sees_everything_before_it(three: Group) -> None:

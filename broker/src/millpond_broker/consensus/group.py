@@ -205,12 +205,14 @@ class GroupMetadataLog:
                 epoch = self._image.controller_epoch if controller_epoch is None else controller_epoch
                 try:
                     data = encode(Envelope(self._proposer, sequence, epoch, command))
-                except CommandTooLarge as error:
+                except BaseException:  # whatever it was, its room is free again; re-raised
                     self._room.release()
-                    return NotApplied(str(error))
+                    raise
                 outcome = self._enqueue(data)
                 told = await asyncio.shield(outcome)
                 return Unknown(told.reason, sequence) if isinstance(told, Unknown) else told
+        except CommandTooLarge as error:
+            return NotApplied(str(error))
         except TimeoutError:
             if outcome is None:
                 return NotApplied(f"its turn did not come within {timeout} s")
