@@ -132,6 +132,18 @@ def test_a_voter_votes_once_a_term() -> None:
     assert anomaly(caught) == "vote-twice"
 
 
+def test_a_leader_has_the_votes_of_a_majority() -> None:
+    votes = Votes()
+    votes.voted(2, 5, 1)
+    votes.voted(3, 5, 4)
+    votes.voted(3, 6, 1)
+    votes.elected(1, 5, [1, 2, 3])
+    votes.elected(1, 1, [1])
+    with pytest.raises(Anomaly) as caught:
+        votes.elected(1, 5, [1, 2, 3, 4])
+    assert anomaly(caught) == "too-few-votes"
+
+
 def test_two_changes_of_the_leader_a_minute_may_be() -> None:
     check_flaps(2, 60.0)
     with pytest.raises(Anomaly) as caught:

@@ -6,7 +6,7 @@ They know nothing of how a voter works: an entry is whatever compares equal when
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -135,21 +135,23 @@ class Elected:
 
     by_term: dict[int, int] = field(default_factory=dict)
     changes: int = 0
-    _latest: int = 0
 
-    def leads(self, voter: int, term: int) -> None:
-        """It believes to lead in that term."""
+    def leads(self, voter: int, term: int) -> bool:
+        """It believes to lead in that term; whether that is new."""
         known = self.by_term.get(term)
         if known is None:
             self.by_term[term] = voter
             self.changes += 1
         elif known != voter:
             raise Anomaly("two-leaders", f"voters {known} and {voter} both lead in term {term}")
+        return known is None
 
 
 @dataclass
 class Votes:
-    """`vote-twice`: a voter votes for one candidate in a term, itself included."""
+    """`vote-twice`: a voter votes for one candidate in a term, itself included. `too-few-votes`: a leader has
+    the votes of a majority.
+    """
 
     given: dict[tuple[int, int], int] = field(default_factory=dict)
 
@@ -158,6 +160,13 @@ class Votes:
         known = self.given.setdefault((voter, term), candidate)
         if known != candidate:
             raise Anomaly("vote-twice", f"voter {voter} voted for {known} and {candidate} in term {term}")
+
+    def elected(self, leader: int, term: int, voters: Collection[int]) -> None:
+        """It leads in that term, and `voters` are those that it takes for the group's."""
+        granted = [voter for voter in voters if voter == leader or self.given.get((voter, term)) == leader]
+        if 2 * len(granted) <= len(voters):
+            detail = f"voter {leader} leads in term {term} by {granted} of {sorted(voters)}"
+            raise Anomaly("too-few-votes", detail)
 
 
 def check_flaps(changes: int, seconds: float) -> None:

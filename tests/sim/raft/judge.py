@@ -5,6 +5,7 @@ It keeps a model of the metadata, which applies what the first voter to apply an
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from millpond_broker.consensus.metadata_log import CommittedEntry, NotApplied, Ok, ProposeOutcome
@@ -86,9 +87,10 @@ class Judge:
         if digest(image) != digest(expected):
             raise Anomaly("digest", f"voter {voter} has another image of version {image.version}")
 
-    def leads(self, voter: int, term: int) -> None:
-        """It believes to lead."""
-        self.elected.leads(voter, term)
+    def leads(self, voter: int, term: int, voters: Collection[int]) -> None:
+        """It believes to lead those voters."""
+        if self.elected.leads(voter, term):
+            self.votes.elected(voter, term, voters)
 
     def sent(self, source: int, target: int, message: bytes) -> None:
         """A message went out."""

@@ -95,6 +95,11 @@ class AnybodyStands(StandsUnasked):
         return True
 
 
+class VotersFromAnyLog(Guards):
+    def knows_voters(self, cluster_id: bytes | None) -> bool:
+        return True
+
+
 class NewerTermUntold(Guards):
     def tells_newer_term(self, term: int, current_term: int) -> bool:
         return False
@@ -174,7 +179,7 @@ MUTANTS: Final = (
     Mutant(
         "is_vote_counted",
         0,
-        "two-leaders",
+        "too-few-votes",
         VotesByMessage,
         nodes=5,
         duplicates=1.0,
@@ -182,7 +187,8 @@ MUTANTS: Final = (
     ),
     Mutant("may_stand", 0, "leader-flaps", StandsUnasked, story=scenarios.deaf_voter),
     Mutant("grants_pre_vote", 0, "leader-flaps", PreVotesForAll, story=scenarios.unheard_leader),
-    Mutant("is_member", 0, "applied-prefix", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
+    Mutant("is_member", 0, "too-few-votes", AnybodyStands, ("wipe", "replace"), besides=StandsUnasked),
+    Mutant("knows_voters", 0, "too-few-votes", VotersFromAnyLog, ("wipe", "replace")),
     Mutant("tells_newer_term", 1, "stuck", NewerTermUntold, story=scenarios.one_ahead_in_term),
     Mutant("may_change_voters", 0, "assertion", VotersChangeAtOnce, story=scenarios.two_at_once),
     Mutant("Voter.admit", 0, "assertion", Guards, admits_all=True, story=scenarios.wiped_under_its_id),

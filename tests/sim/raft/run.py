@@ -102,8 +102,8 @@ class Group:
 
     def _look(self, host: Host) -> None:
         process = host.process
-        if process is not None and process.leads_term:
-            self.judge.leads(host.host_id, process.leads_term)
+        if isinstance(process, VoterProcess) and process.leads_term:
+            self.judge.leads(host.host_id, process.leads_term, process.voter.voters)
 
     def _arrivals(self, data: bytes, mix: Mix) -> Sequence[bytes]:
         random = self.world.random
