@@ -28,6 +28,8 @@ TOLD_MAX = 20
 def main() -> int:
     """0: all clean, or, where something was to be found, found."""
     options = _options()
+    if options.mutants:
+        return _tell_mutants()
     first = options.first if options.replay is None else options.replay
     count = options.seeds if options.replay is None else 1
     runner = _runner(options)
@@ -55,6 +57,7 @@ def _options() -> argparse.Namespace:
         "--nodes", type=int, choices=(1, 3, 5), help="voters; drawn from the seed if not given"
     )
     parser.add_argument("--mutant", choices=[mutant.guard for mutant in MUTANTS], help="without this guard")
+    parser.add_argument("--mutants", action="store_true", help="the table of guards, run as it stands")
     parser.add_argument("--stock", action="store_true", help="the library as it is")
     parser.add_argument("--replay", type=int, metavar="SEED", help="this seed alone, with its last events")
     parser.add_argument("--processes", type=int, help="as many as there are cores if not given")
@@ -67,6 +70,18 @@ def _runner(options: argparse.Namespace) -> Callable[[int], Report]:
     if options.mutant is not None:
         return partial(run_mutant, options.mutant)
     return partial(run_plan, options.nodes)
+
+
+def _tell_mutants() -> int:
+    missed = 0
+    for mutant in MUTANTS:
+        report, sound = mutant.run(mutant.found_by), mutant.run(mutant.found_by, sound=True)
+        found = report.anomaly == mutant.anomaly and sound.anomaly is None
+        missed += not found
+        how = mutant.story.__name__ if mutant.story else ", ".join(mutant.kinds)
+        told = f"seed {report.seed}, after {report.seconds:.1f} s: {report.anomaly or 'nothing'}"
+        print(f"{mutant.guard:20} {told:45} ({how}){'' if found else '  NOT AS RECORDED'}")
+    return int(missed > 0)
 
 
 def _collect(reports: Iterable[Report], count: int) -> list[Report]:

@@ -175,7 +175,7 @@ MUTANTS: Final = (
         "is_answer_of_term", 0, "lost-acknowledged", AnswerOfAnyTerm, nodes=5, story=scenarios.late_answers
     ),
     Mutant("image_of", 0, "digest", SnapshotUnchecked, garbled=0.8, story=scenarios.needs_a_snapshot),
-    Mutant("is_snapshot_needed", 0, "applied-prefix", SnapshotAlways, story=scenarios.late_refusals),
+    Mutant("is_snapshot_needed", 0, "image-went-back", SnapshotAlways, story=scenarios.late_refusals),
     Mutant(
         "is_vote_counted",
         0,

@@ -40,7 +40,6 @@ class VoterProcess:
     def __init__(self, host: VoterHost, voter: Voter) -> None:
         self.host = host
         self.voter = voter
-        self._installed = voter.installed_index
 
     @property
     def leads_term(self) -> int:
@@ -61,9 +60,9 @@ class VoterProcess:
         self._guarded(self.voter.tick)
 
     def receive(self, peer: int, message: bytes) -> None:
+        before = self.voter.image
         self._guarded(lambda: self.voter.receive(peer, message))
-        if self.voter.installed_index != self._installed:
-            self._installed = self.voter.installed_index
+        if self.voter.image is not before:  # entries are applied in ticks only
             self.host.world.count("snapshot installed")
             self.host.judge.begins(self.host.host_id, self.voter.image, is_start=False)
 
