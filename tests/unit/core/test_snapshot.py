@@ -106,8 +106,8 @@ def test_a_setting_of_a_later_version_in_a_snapshot_is_refused() -> None:
 
 
 def test_a_snapshot_of_a_later_format_is_refused() -> None:
-    with pytest.raises(ValueError, match="format 2"):
-        from_snapshot({**to_snapshot(EMPTY), "format": 2})
+    with pytest.raises(ValueError, match="format 3"):
+        from_snapshot({**to_snapshot(EMPTY), "format": 3})
 
 
 def test_the_digest_does_not_depend_on_the_process() -> None:

@@ -77,7 +77,7 @@ def test_the_numbers_that_are_on_the_wire_never_change() -> None:
         "DELIVERY_FAILED PARTIAL_DELIVERY STORAGE_FULL COMMIT_FENCED UNKNOWN_MEMBER "
         "DESERIALIZATION CLIENT_CLOSED FORKED_CLIENT CLUSTER_UNAVAILABLE DIRECTORY_IN_USE "
         "NOT_A_DATA_DIRECTORY INVALID_CONFIG INVALID_GROUP_NAME INVALID_RECORD STORAGE_FAILED "
-        "BROKER_NOT_READY INVALID_REQUEST INTERNAL"
+        "BROKER_NOT_READY INVALID_REQUEST INTERNAL INVALID_UPDATE_VERSION INELIGIBLE_REPLICA NOT_CONTROLLER"
     ).split()
     assert [code.value for code in ErrorCode][: len(pinned)] == pinned, "rows are only added"
 
@@ -201,7 +201,9 @@ def test_an_error_is_raised_and_caught_like_any_other() -> None:
 
 def test_who_leads_is_asked_again_where_that_can_help() -> None:
     asking = {cls.__name__ for cls in ERRORS.values() if cls.refresh_metadata}
-    assert asking == {"UnknownTopic", "UnknownPartition", "NotLeader", "FencedEpoch", "BrokerNotReady"}
+    of_brokers = {"InvalidUpdateVersion", "IneligibleReplica", "NotController"}
+    of_clients = {"UnknownTopic", "UnknownPartition", "NotLeader", "FencedEpoch", "BrokerNotReady"}
+    assert asking == of_clients | of_brokers
     assert NotLeader(topic="orders", partition=0).leader is None
 
 

@@ -21,20 +21,36 @@ from millpond_broker.core.commands import (
     AddPartitions,
     AddVoter,
     AllocateProducerIds,
+    AlterPartitions,
     Assignment,
     Barrier,
+    BrokerStart,
     ChangePartitions,
     ClaimController,
     CreateTopic,
+    CutReport,
     DeleteTopic,
+    Election,
+    ElectLeaders,
     Envelope,
+    FenceBroker,
+    FinishReassignments,
+    GiveUp,
+    GiveUpPartitions,
     InitCluster,
+    InSyncChange,
     Pairs,
     PartitionChange,
+    PartitionSeen,
+    RaiseFeatureLevel,
+    Reassignment,
+    ReassignPartitions,
     RegisterBroker,
     RemoveVoter,
     SetTopicConfig,
+    StopBroker,
     Undecodable,
+    UnfenceBroker,
     Voter,
 )
 from millpond_broker.core.image import MetadataImage, from_snapshot, to_snapshot
@@ -110,6 +126,97 @@ def _to_change(message: pb.PartitionChange) -> PartitionChange:
     )
 
 
+def _starts(starts: Iterable[BrokerStart]) -> list[pb.BrokerStart]:
+    return [pb.BrokerStart(broker_id=start.broker_id, broker_epoch=start.broker_epoch) for start in starts]
+
+
+def _to_starts(messages: Iterable[pb.BrokerStart]) -> tuple[BrokerStart, ...]:
+    return tuple(BrokerStart(message.broker_id, message.broker_epoch) for message in messages)
+
+
+def _cut(cut: CutReport) -> pb.CutReport:
+    return pb.CutReport(
+        topic_id=cut.topic_id, partition=cut.partition, last_epoch=cut.last_epoch, end=cut.end
+    )
+
+
+def _to_cut(message: pb.CutReport) -> CutReport:
+    last_epoch = message.last_epoch if message.HasField("last_epoch") else None
+    return CutReport(message.topic_id, message.partition, last_epoch, message.end)
+
+
+def _in_sync(change: InSyncChange) -> pb.InSyncChange:
+    return pb.InSyncChange(
+        topic_id=change.topic_id,
+        partition=change.partition,
+        leader_epoch=change.leader_epoch,
+        partition_epoch_seen=change.partition_epoch_seen,
+        isr=_starts(change.isr),
+        unseated=change.unseated,
+    )
+
+
+def _to_in_sync(message: pb.InSyncChange) -> InSyncChange:
+    return InSyncChange(
+        topic_id=message.topic_id,
+        partition=message.partition,
+        leader_epoch=message.leader_epoch,
+        partition_epoch_seen=message.partition_epoch_seen,
+        isr=_to_starts(message.isr),
+        unseated=tuple(message.unseated),
+    )
+
+
+def _give_up(item: GiveUp) -> pb.GiveUp:
+    return pb.GiveUp(
+        topic_id=item.topic_id,
+        partition=item.partition,
+        partition_epoch_seen=item.partition_epoch_seen,
+        leaves=item.leaves,
+    )
+
+
+def _to_give_up(m: pb.GiveUp) -> GiveUp:
+    return GiveUp(m.topic_id, m.partition, m.partition_epoch_seen, m.leaves)
+
+
+def _election(election: Election) -> pb.Election:
+    return pb.Election(
+        topic_id=election.topic_id,
+        partition=election.partition,
+        leader=election.leader,
+        partition_epoch_seen=election.partition_epoch_seen,
+        kind=election.kind,
+    )
+
+
+def _to_election(m: pb.Election) -> Election:
+    return Election(m.topic_id, m.partition, m.leader, m.partition_epoch_seen, m.kind)
+
+
+def _reassignment(item: Reassignment) -> pb.Reassignment:
+    return pb.Reassignment(
+        topic_id=item.topic_id,
+        partition=item.partition,
+        replicas=item.replicas,
+        partition_epoch_seen=item.partition_epoch_seen,
+    )
+
+
+def _to_reassignment(m: pb.Reassignment) -> Reassignment:
+    return Reassignment(m.topic_id, m.partition, tuple(m.replicas), m.partition_epoch_seen)
+
+
+def _seen(item: PartitionSeen) -> pb.PartitionSeen:
+    return pb.PartitionSeen(
+        topic_id=item.topic_id, partition=item.partition, partition_epoch_seen=item.partition_epoch_seen
+    )
+
+
+def _to_seen(m: pb.PartitionSeen) -> PartitionSeen:
+    return PartitionSeen(m.topic_id, m.partition, m.partition_epoch_seen)
+
+
 ROWS: Final[dict[type, Row]] = {
     InitCluster: Row(
         "init_cluster",
@@ -128,9 +235,21 @@ ROWS: Final[dict[type, Row]] = {
             peer_address=c.peer_address,
             rack=c.rack,
             version=c.version,
+            feature_level=c.feature_level,
+            previous_epoch=c.previous_epoch,
+            cuts=map(_cut, c.cuts),
         ),
         lambda m: RegisterBroker(
-            m.broker_id, m.incarnation, m.directory_id, m.address, m.peer_address, m.rack, m.version
+            broker_id=m.broker_id,
+            incarnation=m.incarnation,
+            directory_id=m.directory_id,
+            address=m.address,
+            peer_address=m.peer_address,
+            rack=m.rack,
+            version=m.version,
+            feature_level=m.feature_level,
+            previous_epoch=m.previous_epoch,
+            cuts=tuple(map(_to_cut, m.cuts)),
         ),
     ),
     ClaimController: Row(
@@ -168,8 +287,15 @@ ROWS: Final[dict[type, Row]] = {
     ),
     SetTopicConfig: Row(
         "set_topic_config",
-        lambda c: pb.SetTopicConfig(topic_id=c.topic_id, set=_settings(c.set), unset=c.unset),
-        lambda m: SetTopicConfig(m.topic_id, _pairs(m.set), tuple(m.unset)),
+        lambda c: pb.SetTopicConfig(
+            topic_id=c.topic_id, set=_settings(c.set), unset=c.unset, min_insync=c.min_insync
+        ),
+        lambda m: SetTopicConfig(
+            m.topic_id,
+            _pairs(m.set),
+            tuple(m.unset),
+            m.min_insync if m.HasField("min_insync") else None,
+        ),
     ),
     ChangePartitions: Row(
         "change_partitions",
@@ -191,6 +317,55 @@ ROWS: Final[dict[type, Row]] = {
         "remove_voter",
         lambda c: pb.RemoveVoter(broker_id=c.broker_id),
         lambda m: RemoveVoter(m.broker_id),
+    ),
+    RaiseFeatureLevel: Row(
+        "raise_feature_level",
+        lambda c: pb.RaiseFeatureLevel(level=c.level, supporters=_starts(c.supporters)),
+        lambda m: RaiseFeatureLevel(m.level, _to_starts(m.supporters)),
+    ),
+    FenceBroker: Row(
+        "fence_broker",
+        lambda c: pb.FenceBroker(broker_id=c.broker_id, broker_epoch=c.broker_epoch),
+        lambda m: FenceBroker(m.broker_id, m.broker_epoch),
+    ),
+    UnfenceBroker: Row(
+        "unfence_broker",
+        lambda c: pb.UnfenceBroker(broker_id=c.broker_id, broker_epoch=c.broker_epoch),
+        lambda m: UnfenceBroker(m.broker_id, m.broker_epoch),
+    ),
+    StopBroker: Row(
+        "stop_broker",
+        lambda c: pb.StopBroker(broker_id=c.broker_id, broker_epoch=c.broker_epoch),
+        lambda m: StopBroker(m.broker_id, m.broker_epoch),
+    ),
+    AlterPartitions: Row(
+        "alter_partitions",
+        lambda c: pb.AlterPartitions(
+            broker_id=c.broker_id, broker_epoch=c.broker_epoch, changes=map(_in_sync, c.changes)
+        ),
+        lambda m: AlterPartitions(m.broker_id, m.broker_epoch, tuple(map(_to_in_sync, m.changes))),
+    ),
+    GiveUpPartitions: Row(
+        "give_up_partitions",
+        lambda c: pb.GiveUpPartitions(
+            broker_id=c.broker_id, broker_epoch=c.broker_epoch, partitions=map(_give_up, c.partitions)
+        ),
+        lambda m: GiveUpPartitions(m.broker_id, m.broker_epoch, tuple(map(_to_give_up, m.partitions))),
+    ),
+    ElectLeaders: Row(
+        "elect_leaders",
+        lambda c: pb.ElectLeaders(elections=map(_election, c.elections)),
+        lambda m: ElectLeaders(tuple(map(_to_election, m.elections))),
+    ),
+    ReassignPartitions: Row(
+        "reassign_partitions",
+        lambda c: pb.ReassignPartitions(reassignments=map(_reassignment, c.reassignments)),
+        lambda m: ReassignPartitions(tuple(map(_to_reassignment, m.reassignments))),
+    ),
+    FinishReassignments: Row(
+        "finish_reassignments",
+        lambda c: pb.FinishReassignments(partitions=map(_seen, c.partitions)),
+        lambda m: FinishReassignments(tuple(map(_to_seen, m.partitions))),
     ),
 }
 """Every command, exhaustively: a test holds it against the union."""

@@ -10,19 +10,33 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from millpond.wire.errors import FencedEpoch, InvalidRequest, UnsupportedFormat
+from millpond.wire.errors import BrokerNotReady, FencedEpoch, InvalidRequest, UnsupportedFormat
 from millpond_broker.core.commands import (
     FEATURE_LEVEL,
     ID_BYTES,
+    REPLICATION_LEVEL,
     AddVoter,
     AllocateProducerIds,
     ClaimController,
+    FenceBroker,
     InitCluster,
+    RaiseFeatureLevel,
     RegisterBroker,
     RemoveVoter,
+    StopBroker,
+    UnfenceBroker,
 )
+from millpond_broker.core.partition_changes import led_if_possible, registered, settled, without
+from millpond_broker.core.replication_commands import running, start_of, with_partitions
 from millpond_broker.core.results import Applied
-from millpond_broker.core.state import BrokerImage, BrokerState, MetadataImage, PartitionImage, frozen
+from millpond_broker.core.state import (
+    BrokerImage,
+    BrokerState,
+    MetadataImage,
+    PartitionImage,
+    TopicImage,
+    frozen,
+)
 
 BROKER_ID_MAX: Final = (1 << 31) - 1
 """0 says "none" on the wire."""
@@ -100,9 +114,11 @@ def remove_voter(image: MetadataImage, _index: int, command: RemoveVoter) -> tup
 def register_broker(
     image: MetadataImage, index: int, command: RegisterBroker
 ) -> tuple[MetadataImage, Applied]:
-    """A new incarnation gets the index of its registration as its broker epoch (rule 12), and takes the place
-    of the one before it, which is fenced by that. No zombie is left: the directory id is the same, and a
-    data directory is locked by the process that has it open.
+    """A new incarnation gets the index of its registration as its broker epoch (rule 12).
+
+    Up to level 1 it runs at once and takes the place of the one before it, which is fenced by that. From
+    level 2 on that one has to be fenced before, and the new one is until it has caught up; what it says it
+    lost has its consequences now (rule 15).
     """
     texts = [command.directory_id, command.address, command.peer_address, command.rack, command.version]
     _check_broker(command.broker_id, texts)
@@ -119,6 +135,9 @@ def register_broker(
             f" {command.directory_id}; a broker with a new disk needs a new id"
         )
     same = known if known is not None and known.incarnation == command.incarnation else None
+    is_replicated = image.feature_level >= REPLICATION_LEVEL
+    if is_replicated:
+        _check_start(image, command, None if same is not None else known)
     broker = BrokerImage(
         broker_id=command.broker_id,
         epoch=index if same is None else same.epoch,
@@ -130,10 +149,125 @@ def register_broker(
         version=command.version,
         state=BrokerState.RUNNING if same is None else same.state,
     )
-    if same is None:
+    if is_replicated:
+        state, since = (BrokerState.FENCED, index) if same is None else (same.state, same.since)
+        broker = replace(broker, state=state, since=since, feature_level=command.feature_level)
+    elif same is None:
         image = _without(image, command.broker_id)
-    brokers = dict(sorted({**image.brokers, broker.broker_id: broker}.items()))
-    return replace(image, brokers=frozen(brokers)), Applied(broker.epoch)
+    changed = _with_broker(image, broker)
+    if is_replicated and same is None and known is not None:
+        changed = _with_losses(changed, command, known)
+    return changed, Applied(broker.epoch)
+
+
+def _check_start(image: MetadataImage, command: RegisterBroker, before: BrokerImage | None) -> None:
+    """`before`: the start whose place a new one takes."""
+    if command.feature_level < image.feature_level:
+        raise UnsupportedFormat(
+            what=f"broker {command.broker_id} knows feature level {command.feature_level}; this cluster is at"
+            f" {image.feature_level}"
+        )
+    if before is not None and before.state is not BrokerState.FENCED:
+        raise BrokerNotReady(reason=f"another start of broker {command.broker_id} is {before.state.value}")
+
+
+def _with_losses(image: MetadataImage, command: RegisterBroker, before: BrokerImage) -> MetadataImage:
+    """Rule 15, for every partition in which the broker that has just registered is eligible."""
+    reports = {(cut.topic_id, cut.partition): cut for cut in command.cuts}
+    was_clean = command.previous_epoch == before.epoch
+    broker_id, topics = command.broker_id, {}
+    for topic_id, topic in image.topics.items():
+        may_lose_acknowledged = topic.config.flush == "interval"
+        partitions = []
+        for number, old in enumerate(topic.partitions):
+            report = reports.get((topic_id, number))
+            lost_seat = may_lose_acknowledged and (report is not None or not was_clean)
+            partitions.append(registered(old, broker_id, report, image.brokers, lost_seat=lost_seat))
+        if any(new is not old for new, old in zip(partitions, topic.partitions, strict=True)):
+            topics[topic_id] = replace(topic, partitions=tuple(partitions))
+    return replace(image, topics=frozen({**image.topics, **topics})) if topics else image
+
+
+def fence_broker(image: MetadataImage, index: int, command: FenceBroker) -> tuple[MetadataImage, Applied]:
+    """Out of every ISR, with new leaders for what it led: one step for all its partitions (rule 12)."""
+    broker = start_of(image, command.broker_id, command.broker_epoch)
+    if broker.is_lost:
+        return image, Applied()
+    changed = _with_broker(image, replace(broker, state=BrokerState.FENCED, since=index))
+    return _without_broker(changed, broker.broker_id, keep_last=False), Applied()
+
+
+def unfence_broker(image: MetadataImage, index: int, command: UnfenceBroker) -> tuple[MetadataImage, Applied]:
+    """It may lead: what waited for it is led in the same step, and what others cut is settled."""
+    broker = start_of(image, command.broker_id, command.broker_epoch)
+    if broker.state is not BrokerState.FENCED:
+        return image, Applied()
+    changed = _with_broker(image, replace(broker, state=BrokerState.RUNNING, since=index))
+    alive, brokers, broker_id = running(changed), changed.brokers, broker.broker_id
+
+    def change(topic: TopicImage, old: PartitionImage) -> PartitionImage:
+        if old.leader is not None or (broker_id not in old.isr and broker_id not in old.elr):
+            return old
+        after = settled(old, brokers)
+        after = led_if_possible(after, alive, topic.min_insync_of(len(old.replicas)))
+        # One change, however many steps.
+        return old if after is old else replace(after, partition_epoch=old.partition_epoch + 1)
+
+    return with_partitions(changed, change), Applied()
+
+
+def stop_broker(image: MetadataImage, index: int, command: StopBroker) -> tuple[MetadataImage, Applied]:
+    """A controlled stop (rule 12). Again for one that is stopping: what has others by now moves, too."""
+    broker = start_of(image, command.broker_id, command.broker_epoch)
+    if broker.state is BrokerState.FENCED:
+        return image, Applied()
+    if broker.state is BrokerState.RUNNING:
+        image = _with_broker(image, replace(broker, state=BrokerState.STOPPING, since=index))
+    return _without_broker(image, broker.broker_id, keep_last=True), Applied()
+
+
+def _without_broker(image: MetadataImage, broker_id: int, *, keep_last: bool) -> MetadataImage:
+    alive = running(image)
+
+    def change(topic: TopicImage, old: PartitionImage) -> PartitionImage:
+        if broker_id not in old.isr or (keep_last and not any(member in alive for member in old.isr)):
+            return old
+        return without(old, broker_id, alive, topic.min_insync_of(len(old.replicas)))
+
+    return with_partitions(image, change)
+
+
+def _with_broker(image: MetadataImage, broker: BrokerImage) -> MetadataImage:
+    return replace(image, brokers=frozen(dict(sorted({**image.brokers, broker.broker_id: broker}.items()))))
+
+
+def raise_feature_level(
+    image: MetadataImage, _index: int, command: RaiseFeatureLevel
+) -> tuple[MetadataImage, Applied]:
+    """The next level, if every broker and voter is among those that know it, as it is registered now."""
+    if command.level <= image.feature_level:
+        return image, Applied()
+    if command.level != image.feature_level + 1 or command.level > FEATURE_LEVEL:
+        raise UnsupportedFormat(what=f"feature level {command.level} after {image.feature_level}")
+    if why := why_not_raise(image, command):
+        raise InvalidRequest(reason=why)
+    brokers = {
+        key: replace(broker, feature_level=max(broker.feature_level, command.level))
+        for key, broker in image.brokers.items()
+    }
+    return replace(image, feature_level=command.level, brokers=frozen(brokers)), Applied()
+
+
+def why_not_raise(image: MetadataImage, command: RaiseFeatureLevel) -> str | None:
+    """Who is not known to know that level; None if everybody does."""
+    reported = {start.broker_id: start.broker_epoch for start in command.supporters}
+    for broker_id in sorted({*image.brokers, *image.voters}):
+        broker = image.brokers.get(broker_id)
+        if broker is not None and broker.feature_level >= command.level:
+            continue
+        if reported.get(broker_id) != (0 if broker is None else broker.epoch):
+            return f"broker {broker_id} has not reported to know feature level {command.level}"
+    return None
 
 
 def claim_controller(

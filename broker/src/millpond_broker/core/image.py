@@ -20,24 +20,35 @@ from millpond.wire.errors import (
     MillpondError,
     UnsupportedFormat,
 )
-from millpond_broker.core import broker_commands, topic_commands
+from millpond_broker.core import broker_commands, replication_commands, topic_commands
 from millpond_broker.core.commands import (
     FEATURE_LEVEL,
     ID_BYTES,
+    REPLICATION_LEVEL,
     AddPartitions,
     AddVoter,
     AllocateProducerIds,
+    AlterPartitions,
     Barrier,
     ChangePartitions,
     ClaimController,
+    Command,
     CreateTopic,
     DeleteTopic,
+    ElectLeaders,
     Envelope,
+    FenceBroker,
+    FinishReassignments,
+    GiveUpPartitions,
     InitCluster,
+    RaiseFeatureLevel,
+    ReassignPartitions,
     RegisterBroker,
     RemoveVoter,
     SetTopicConfig,
+    StopBroker,
     Undecodable,
+    UnfenceBroker,
 )
 from millpond_broker.core.results import Applied, CommandResult, Refused, RefusedItem
 from millpond_broker.core.snapshot import digest, from_snapshot, to_snapshot
@@ -79,6 +90,18 @@ PROPOSAL_TOO_OLD: Final = "this proposal is too old for its outcome to be known"
 _FREE_OF_EPOCH: Final = (InitCluster, ClaimController, Barrier, AddVoter, RemoveVoter)
 """Commands that need no controller."""
 
+LEVEL_OF: Final[dict[type, int]] = {
+    FenceBroker: REPLICATION_LEVEL,
+    UnfenceBroker: REPLICATION_LEVEL,
+    StopBroker: REPLICATION_LEVEL,
+    AlterPartitions: REPLICATION_LEVEL,
+    GiveUpPartitions: REPLICATION_LEVEL,
+    ElectLeaders: REPLICATION_LEVEL,
+    ReassignPartitions: REPLICATION_LEVEL,
+    FinishReassignments: REPLICATION_LEVEL,
+}
+"""From which feature level on a command has an effect, where that is not the first."""
+
 _Handler = Callable[[MetadataImage, int, Any], tuple[MetadataImage, Applied]]
 
 
@@ -103,6 +126,15 @@ HANDLERS: Final[dict[type, _Handler]] = {
     Barrier: _barrier,
     AddVoter: broker_commands.add_voter,
     RemoveVoter: broker_commands.remove_voter,
+    RaiseFeatureLevel: broker_commands.raise_feature_level,
+    FenceBroker: broker_commands.fence_broker,
+    UnfenceBroker: broker_commands.unfence_broker,
+    StopBroker: broker_commands.stop_broker,
+    AlterPartitions: replication_commands.alter_partitions,
+    GiveUpPartitions: replication_commands.give_up_partitions,
+    ElectLeaders: replication_commands.elect_leaders,
+    ReassignPartitions: replication_commands.reassign_partitions,
+    FinishReassignments: replication_commands.finish_reassignments,
     Undecodable: _undecodable,
 }
 """What each command does. A handler raises a MillpondError to refuse; it has changed nothing then."""
@@ -113,13 +145,46 @@ def apply(image: MetadataImage, index: int, envelope: Envelope) -> tuple[Metadat
     entries that are no commands have some.
     """
     assert index > image.version, "commands are applied once, in order"
+    envelope = _as_its_level_reads_it(image, envelope)
     known = earlier_result(image, envelope)
     if known is not None:
         return replace(image, version=index), known
     changed, result = _execute(image, index, envelope)
-    if not isinstance(envelope.command, Undecodable):  # of which the proposer may be part of what is wrong
+    if not _leaves_no_trace(image, envelope.command, result):
         changed = replace(changed, proposers=frozen(_remember(image, index, envelope, result)))
     return replace(changed, version=index), result
+
+
+def _as_its_level_reads_it(image: MetadataImage, envelope: Envelope) -> Envelope:
+    """A command that comes too early is what it is to versions that do not know it: bytes."""
+    command = envelope.command
+    if image.feature_level >= level_of(command):
+        return envelope
+    # The words of the decoder: a result of these is told, and never kept.
+    return replace(
+        envelope, command=Undecodable("a command, or a field of one, that this version does not know")
+    )
+
+
+def level_of(command: Command | Undecodable) -> int:
+    """The feature level that a command needs, with the fields that are set in it."""
+    match command:
+        case RegisterBroker(feature_level=0, previous_epoch=0, cuts=()):
+            return 0
+        case RegisterBroker():
+            return REPLICATION_LEVEL
+        case SetTopicConfig():
+            return 0 if command.min_insync is None else REPLICATION_LEVEL
+        case _:
+            return LEVEL_OF.get(type(command), 0)
+
+
+def _leaves_no_trace(image: MetadataImage, command: Command | Undecodable, result: CommandResult) -> bool:
+    """Whether nothing is remembered of a proposal: of bytes, whose proposer may be part of what is wrong;
+    and of a level that was not raised, which other voters may not even be able to read.
+    """
+    is_refused_level = isinstance(command, RaiseFeatureLevel) and isinstance(result, Refused)
+    return isinstance(command, Undecodable) or (is_refused_level and image.feature_level < REPLICATION_LEVEL)
 
 
 def _execute(image: MetadataImage, index: int, envelope: Envelope) -> tuple[MetadataImage, CommandResult]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from millpond.wire.errors import ErrorCode
-from millpond_broker.core.commands import Voter
+from millpond_broker.core.commands import REPLICATION_LEVEL, Voter
 from millpond_broker.core.results import Applied, CommandResult, Refused, RefusedItem, Value
 from millpond_broker.core.state import (
     BrokerImage,
     BrokerState,
+    Cut,
     MetadataImage,
     PartitionImage,
     ProposerImage,
@@ -25,8 +26,9 @@ from millpond_broker.core.state import (
 )
 from millpond_broker.core.topic_config import TopicConfig
 
-FORMAT: Final = 1
-"""Of the plain values. A greater one is refused."""
+FORMAT: Final = 2
+"""Of the plain values. A greater one is refused. An image of feature level 1 is written in format 1, as by
+the versions that know nothing else, so that its digest is theirs."""
 DIGEST_BYTES: Final = 16
 
 
@@ -39,14 +41,16 @@ def digest(image: MetadataImage) -> bytes:
 def to_snapshot(image: MetadataImage) -> dict[str, Any]:
     """Everything in the image."""
     return {
-        "format": FORMAT,
+        "format": FORMAT if _is_replicated(image) else 1,
         "version": image.version,
         "cluster_id": None if image.cluster_id is None else image.cluster_id.hex(),
         "feature_level": image.feature_level,
         "voters": {str(key): [voter.directory_id, voter.address] for key, voter in image.voters.items()},
         "controller_id": image.controller_id,
         "controller_epoch": image.controller_epoch,
-        "brokers": {str(key): _broker(broker) for key, broker in image.brokers.items()},
+        "brokers": {
+            str(key): _broker(broker, _is_replicated(image)) for key, broker in image.brokers.items()
+        },
         "topics": {key.hex(): _topic(topic) for key, topic in image.topics.items()},
         "next_producer_id": image.next_producer_id,
         "proposers": {key.hex(): _proposer(proposer) for key, proposer in image.proposers.items()},
@@ -55,7 +59,7 @@ def to_snapshot(image: MetadataImage) -> dict[str, Any]:
 
 def from_snapshot(values: Mapping[str, Any]) -> MetadataImage:
     """The image that `to_snapshot` took. Raises ValueError for a format that this version does not know."""
-    if values["format"] != FORMAT:
+    if not 1 <= values["format"] <= FORMAT:
         raise ValueError(f"metadata snapshot of format {values['format']}; this version has {FORMAT}")
     topics = {bytes.fromhex(key): _to_topic(key, topic) for key, topic in sorted(values["topics"].items())}
     return MetadataImage(
@@ -85,8 +89,13 @@ def _to_voter(broker_id: int, values: Any) -> Voter:
     return Voter(broker_id, directory_id, address)
 
 
-def _broker(broker: BrokerImage) -> dict[str, Any]:
-    return {
+def _is_replicated(image: MetadataImage) -> bool:
+    return image.feature_level >= REPLICATION_LEVEL
+
+
+def _broker(broker: BrokerImage, is_replicated: bool) -> dict[str, Any]:
+    later = {"feature_level": broker.feature_level, "since": broker.since} if is_replicated else {}
+    return later | {
         "epoch": broker.epoch,
         "incarnation": broker.incarnation.hex(),
         "directory_id": broker.directory_id,
@@ -115,14 +124,27 @@ def _topic(topic: TopicImage) -> dict[str, Any]:
         "min_insync": topic.min_insync,
         "config": dict(topic.config_set),
         "partitions": [
-            [state.leader, state.leader_epoch, state.partition_epoch, *map(list, _members(state))]
+            [
+                *(state.leader, state.leader_epoch, state.partition_epoch),
+                *(list(state.replicas), list(state.isr), list(state.elr)),
+                *([rare] if (rare := _rare(state)) else []),
+            ]
             for state in topic.partitions
         ],
     }
 
 
-def _members(state: PartitionImage) -> tuple[tuple[int, ...], ...]:
-    return state.replicas, state.isr, state.elr
+def _rare(state: PartitionImage) -> dict[str, Any]:
+    """What most partitions have not, most of the time. Nothing of it is there before level 2."""
+    values = {
+        "last_leader": state.last_leader,
+        "recovering_epoch": state.recovering_epoch,
+        "adding": list(state.adding) or None,
+        "removing": list(state.removing) or None,
+        "cuts": [[cut.broker_id, cut.last_epoch, cut.end] for cut in state.cuts] or None,
+        "is_offline": True if state.is_offline else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _to_topic(topic_id: str, values: Mapping[str, Any]) -> TopicImage:
@@ -133,10 +155,26 @@ def _to_topic(topic_id: str, values: Mapping[str, Any]) -> TopicImage:
         min_insync=values["min_insync"],
         config=TopicConfig.parse(values["config"]),
         config_set=tuple(sorted(values["config"].items())),
-        partitions=tuple(
-            PartitionImage(leader, leader_epoch, partition_epoch, tuple(replicas), tuple(isr), tuple(elr))
-            for leader, leader_epoch, partition_epoch, replicas, isr, elr in values["partitions"]
-        ),
+        partitions=tuple(_to_partition(partition) for partition in values["partitions"]),
+    )
+
+
+def _to_partition(values: Sequence[Any]) -> PartitionImage:
+    leader, leader_epoch, partition_epoch, replicas, isr, elr, *more = values
+    rare: dict[str, Any] = more[0] if more else {}
+    return PartitionImage(
+        leader,
+        leader_epoch,
+        partition_epoch,
+        tuple(replicas),
+        tuple(isr),
+        tuple(elr),
+        last_leader=rare.get("last_leader"),
+        recovering_epoch=rare.get("recovering_epoch"),
+        adding=tuple(rare.get("adding", ())),
+        removing=tuple(rare.get("removing", ())),
+        cuts=tuple(Cut(*cut) for cut in rare.get("cuts", ())),
+        is_offline=rare.get("is_offline", False),
     )
 
 

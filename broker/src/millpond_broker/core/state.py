@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from millpond_broker.core.commands import Pairs, Voter
+from millpond_broker.core.commands import Assignment, Pairs, Voter
 from millpond_broker.core.results import CommandResult
 from millpond_broker.core.topic_config import TopicConfig
 
@@ -22,13 +22,17 @@ class BrokerState(enum.Enum):
 
     RUNNING = "running"
     FENCED = "fenced"
+    """It just registered, or its session is over: it leads nothing, and is in no ISR."""
     STOPPING = "stopping"
+    """It leads and is in sync only where nobody else is."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerImage:
     """A broker that registered. `epoch` is the index of the registration of this incarnation: it grows with
     every start, and leadership is bound to it (rule 12).
+
+    feature_level, since: as of level 2; a cluster of level 1 knows neither.
     """
 
     broker_id: int
@@ -40,13 +44,39 @@ class BrokerImage:
     rack: str
     version: str
     state: BrokerState = BrokerState.RUNNING
+    feature_level: int = 1
+    """The commands that it knows."""
+    since: int = 0
+    """Index of the command that gave it its state: its registration, then of each time that changed."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Fenced after it had registered: what is on its disk now nobody knows until it comes back (rule 15).
+        A broker that has just registered is fenced, too, and has said what it has.
+        """
+        return self.state is BrokerState.FENCED and self.since > self.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A member of the ELR that cut bytes at its start, and where its log ends now (rule 15)."""
+
+    broker_id: int
+    last_epoch: int | None
+    end: int
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Greater: has more. Logs that agree on the last (epoch, end) agree on everything before."""
+        return -1 if self.last_epoch is None else self.last_epoch, self.end
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionImage:
     """Who holds a partition and who leads it.
 
-    isr ⊆ replicas; elr ⊆ replicas, disjoint from isr; not both empty; a leader is in the isr.
+    isr ⊆ replicas; elr ⊆ replicas, disjoint from isr; a leader is in the isr. Both are empty only when
+    everybody lost their seats by rule 15: whoever led last is known then.
     leader_epoch grows with every election, partition_epoch with every change, neither goes back.
     """
 
@@ -54,14 +84,50 @@ class PartitionImage:
     leader_epoch: int
     partition_epoch: int
     replicas: tuple[int, ...]
+    """Those being added too, and at the end those being removed; the first is preferred as leader."""
     isr: tuple[int, ...]
     elr: tuple[int, ...] = ()
+    last_leader: int | None = None
+    """Who led last, while nobody leads (rule 14)."""
+    recovering_epoch: int | None = None
+    """The latest leader epoch whose leader may have lacked what was acknowledged (RECOVERING, or elected
+    unclean). A replica that has a high watermark from before it may have to truncate below it (rule 5)."""
+    adding: tuple[int, ...] = ()
+    """Replicas that a reassignment adds, and that were none before it."""
+    removing: tuple[int, ...] = ()
+    """Replicas that it drops once those are in sync."""
+    cuts: tuple[Cut, ...] = ()
+    """Members of the ELR that wait for somebody who cut nothing, or for everybody's report. By broker id."""
+    is_offline: bool = False
+    """The only member of ISR and ELR has bad bytes there, and keeps what it has (rule 15)."""
 
     def __post_init__(self) -> None:
-        assert self.isr or self.elr, "somebody has what was acknowledged"
-        assert set(self.isr) <= set(self.replicas), "who is in sync is a replica"
-        assert set(self.elr) <= set(self.replicas) - set(self.isr), "who is eligible is not in sync"
-        assert self.leader is None or self.leader in self.isr, "a leader is in sync with itself"
+        isr, elr, replicas = self.isr, self.elr, self.replicas
+        assert isr or elr or self.last_leader is not None, "somebody has what was acknowledged, or led last"
+        for member in isr:
+            assert member in replicas, "who is in sync is a replica"
+        for member in elr:
+            assert member in replicas, "who is eligible is a replica"
+            assert member not in isr, "who is eligible is not in sync"
+        assert self.leader is None or self.leader in isr, "a leader is in sync with itself"
+        assert self.leader is None or self.last_leader is None, "nobody is the last while there is one"
+        if self.adding or self.removing:
+            assert set(self.adding) <= set(replicas) - set(self.removing), "what is added stays"
+            assert set(self.removing) < set(replicas), "somebody is left"
+        if self.cuts:
+            assert not isr, "who is in sync cut nothing, and settles what others cut"
+            assert {cut.broker_id for cut in self.cuts} <= set(elr), "until then they keep their seats"
+        assert not self.is_offline or (not isr and len(elr) == 1), "who is not the only one leaves"
+
+    @property
+    def target(self) -> Assignment:
+        """The replicas that it has, or is to have once a reassignment is finished."""
+        return tuple(member for member in self.replicas if member not in self.removing)
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether its followers may have to truncate below their high watermarks in this epoch (rule 5)."""
+        return self.recovering_epoch == self.leader_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +141,10 @@ class TopicImage:
     config: TopicConfig
     config_set: Pairs
     partitions: tuple[PartitionImage, ...]
+
+    def min_insync_of(self, replicas: int) -> int:
+        """The effective minISR of a partition with so many replicas (PROTOCOL, "Words")."""
+        return min(self.min_insync, replicas)
 
 
 @dataclass(frozen=True, slots=True)

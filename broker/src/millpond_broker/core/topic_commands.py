@@ -23,6 +23,7 @@ from millpond.wire.errors import (
 from millpond.wire.names import check_topic_name
 from millpond_broker.core.commands import (
     ID_BYTES,
+    REPLICATION_LEVEL,
     AddPartitions,
     Assignment,
     ChangePartitions,
@@ -32,6 +33,7 @@ from millpond_broker.core.commands import (
     PartitionChange,
     SetTopicConfig,
 )
+from millpond_broker.core.partition_changes import with_cleared_elr
 from millpond_broker.core.results import Applied, Refused, RefusedItem
 from millpond_broker.core.state import BrokerState, MetadataImage, PartitionImage, TopicImage, frozen
 from millpond_broker.core.topic_config import TopicConfig
@@ -109,19 +111,29 @@ def add_partitions(
 def set_topic_config(
     image: MetadataImage, _index: int, command: SetTopicConfig
 ) -> tuple[MetadataImage, Applied]:
-    """All of it or nothing; `flush` stays what it was (PROTOCOL, "Words")."""
+    """All of it or nothing; `flush` stays what it was (PROTOCOL, "Words"). With another minISR nobody is
+    merely eligible any more, in the same step (rule 13).
+    """
     topic = _topic(image, command.topic_id)
     config_set = _merged(topic.config_set, command.set, command.unset)
     config = TopicConfig.parse(dict(config_set))
     if config.flush != topic.config.flush:
         raise InvalidConfig(key="flush", reason="is fixed when the topic is created")
-    return _with_topics(image, [replace(topic, config=config, config_set=config_set)]), Applied()
+    changed = replace(topic, config=config, config_set=config_set)
+    if command.min_insync is not None and command.min_insync != topic.min_insync:
+        if not 1 <= command.min_insync <= topic.replicas:
+            raise InvalidRequest(reason=f"min_insync {command.min_insync} of {topic.replicas} replicas")
+        partitions = tuple(map(with_cleared_elr, topic.partitions))
+        changed = replace(changed, min_insync=command.min_insync, partitions=partitions)
+    return _with_topics(image, [changed]), Applied()
 
 
 def change_partitions(
     image: MetadataImage, _index: int, command: ChangePartitions
 ) -> tuple[MetadataImage, Applied]:
     """Each change by itself, in order, on what those before it left (rules 11 and 12)."""
+    if image.feature_level >= REPLICATION_LEVEL:
+        raise InvalidRequest(reason="from level 2 on, partitions change by what is asked of them")
     changed: dict[bytes, dict[int, PartitionImage]] = {}
     refused = []
     for position, change in enumerate(command.changes):

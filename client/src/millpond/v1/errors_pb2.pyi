@@ -46,6 +46,9 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_BROKER_NOT_READY: _ClassVar[ErrorCode]
     ERROR_CODE_INVALID_REQUEST: _ClassVar[ErrorCode]
     ERROR_CODE_INTERNAL: _ClassVar[ErrorCode]
+    ERROR_CODE_INVALID_UPDATE_VERSION: _ClassVar[ErrorCode]
+    ERROR_CODE_INELIGIBLE_REPLICA: _ClassVar[ErrorCode]
+    ERROR_CODE_NOT_CONTROLLER: _ClassVar[ErrorCode]
 ERROR_CODE_UNSPECIFIED: ErrorCode
 ERROR_CODE_UNKNOWN_TOPIC: ErrorCode
 ERROR_CODE_TOPIC_EXISTS: ErrorCode
@@ -83,6 +86,9 @@ ERROR_CODE_STORAGE_FAILED: ErrorCode
 ERROR_CODE_BROKER_NOT_READY: ErrorCode
 ERROR_CODE_INVALID_REQUEST: ErrorCode
 ERROR_CODE_INTERNAL: ErrorCode
+ERROR_CODE_INVALID_UPDATE_VERSION: ErrorCode
+ERROR_CODE_INELIGIBLE_REPLICA: ErrorCode
+ERROR_CODE_NOT_CONTROLLER: ErrorCode
 
 class ErrorDetail(_message.Message):
     __slots__ = ("code", "message", "facts")

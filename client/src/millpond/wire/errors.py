@@ -53,6 +53,9 @@ class ErrorCode(enum.StrEnum):
     BROKER_NOT_READY = "BROKER_NOT_READY"
     INVALID_REQUEST = "INVALID_REQUEST"
     INTERNAL = "INTERNAL"
+    INVALID_UPDATE_VERSION = "INVALID_UPDATE_VERSION"
+    INELIGIBLE_REPLICA = "INELIGIBLE_REPLICA"
+    NOT_CONTROLLER = "NOT_CONTROLLER"
 
 
 class Outcome(enum.StrEnum):
@@ -283,6 +286,45 @@ class FencedEpoch(
     current: int
     outcome: Outcome = Outcome.NOT_WRITTEN
     message = "epoch {epoch} has ended; the current one is {current}"
+
+
+class InvalidUpdateVersion(
+    MillpondError,
+    code=ErrorCode.INVALID_UPDATE_VERSION,
+    status="ABORTED",
+    retriable=True,
+    refresh_metadata=True,
+):
+    """A partition changed after the change was decided on (rule 11): decide again from its state now."""
+
+    partition_epoch: int
+    current: int
+    message = "decided on partition epoch {partition_epoch}, and {current} is the current one"
+
+
+class IneligibleReplica(
+    MillpondError,
+    code=ErrorCode.INELIGIBLE_REPLICA,
+    status="FAILED_PRECONDITION",
+    retriable=True,
+    refresh_metadata=True,
+):
+    """A broker may not join the replicas in sync, or lead: it is fenced, stopping, or was restarted."""
+
+    broker: int
+    reason: str
+    message = "broker {broker} is not eligible: {reason}"
+
+
+class NotController(
+    MillpondError, code=ErrorCode.NOT_CONTROLLER, status="UNAVAILABLE", retriable=True, refresh_metadata=True
+):
+    """The broker that was asked is not the controller, or knows less than who asks. `controller` is the
+    broker id of who is, where it is known.
+    """
+
+    controller: int | None = None
+    message = "this broker is not the controller; that is {controller}"
 
 
 class OutOfOrderSequence(MillpondError, code=ErrorCode.OUT_OF_ORDER_SEQUENCE, status="FAILED_PRECONDITION"):

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("format", "proposer", "sequence", "controller_epoch", "init_cluster", "register_broker", "claim_controller", "create_topic", "delete_topic", "add_partitions", "set_topic_config", "change_partitions", "allocate_producer_ids", "barrier", "add_voter", "remove_voter")
+    __slots__ = ("format", "proposer", "sequence", "controller_epoch", "init_cluster", "register_broker", "claim_controller", "create_topic", "delete_topic", "add_partitions", "set_topic_config", "change_partitions", "allocate_producer_ids", "barrier", "add_voter", "remove_voter", "raise_feature_level", "fence_broker", "unfence_broker", "stop_broker", "alter_partitions", "give_up_partitions", "elect_leaders", "reassign_partitions", "finish_reassignments")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     PROPOSER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,15 @@ class Envelope(_message.Message):
     BARRIER_FIELD_NUMBER: _ClassVar[int]
     ADD_VOTER_FIELD_NUMBER: _ClassVar[int]
     REMOVE_VOTER_FIELD_NUMBER: _ClassVar[int]
+    RAISE_FEATURE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    FENCE_BROKER_FIELD_NUMBER: _ClassVar[int]
+    UNFENCE_BROKER_FIELD_NUMBER: _ClassVar[int]
+    STOP_BROKER_FIELD_NUMBER: _ClassVar[int]
+    ALTER_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    GIVE_UP_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    ELECT_LEADERS_FIELD_NUMBER: _ClassVar[int]
+    REASSIGN_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     format: int
     proposer: bytes
     sequence: int
@@ -40,7 +49,16 @@ class Envelope(_message.Message):
     barrier: Barrier
     add_voter: AddVoter
     remove_voter: RemoveVoter
-    def __init__(self, format: _Optional[int] = ..., proposer: _Optional[bytes] = ..., sequence: _Optional[int] = ..., controller_epoch: _Optional[int] = ..., init_cluster: _Optional[_Union[InitCluster, _Mapping]] = ..., register_broker: _Optional[_Union[RegisterBroker, _Mapping]] = ..., claim_controller: _Optional[_Union[ClaimController, _Mapping]] = ..., create_topic: _Optional[_Union[CreateTopic, _Mapping]] = ..., delete_topic: _Optional[_Union[DeleteTopic, _Mapping]] = ..., add_partitions: _Optional[_Union[AddPartitions, _Mapping]] = ..., set_topic_config: _Optional[_Union[SetTopicConfig, _Mapping]] = ..., change_partitions: _Optional[_Union[ChangePartitions, _Mapping]] = ..., allocate_producer_ids: _Optional[_Union[AllocateProducerIds, _Mapping]] = ..., barrier: _Optional[_Union[Barrier, _Mapping]] = ..., add_voter: _Optional[_Union[AddVoter, _Mapping]] = ..., remove_voter: _Optional[_Union[RemoveVoter, _Mapping]] = ...) -> None: ...
+    raise_feature_level: RaiseFeatureLevel
+    fence_broker: FenceBroker
+    unfence_broker: UnfenceBroker
+    stop_broker: StopBroker
+    alter_partitions: AlterPartitions
+    give_up_partitions: GiveUpPartitions
+    elect_leaders: ElectLeaders
+    reassign_partitions: ReassignPartitions
+    finish_reassignments: FinishReassignments
+    def __init__(self, format: _Optional[int] = ..., proposer: _Optional[bytes] = ..., sequence: _Optional[int] = ..., controller_epoch: _Optional[int] = ..., init_cluster: _Optional[_Union[InitCluster, _Mapping]] = ..., register_broker: _Optional[_Union[RegisterBroker, _Mapping]] = ..., claim_controller: _Optional[_Union[ClaimController, _Mapping]] = ..., create_topic: _Optional[_Union[CreateTopic, _Mapping]] = ..., delete_topic: _Optional[_Union[DeleteTopic, _Mapping]] = ..., add_partitions: _Optional[_Union[AddPartitions, _Mapping]] = ..., set_topic_config: _Optional[_Union[SetTopicConfig, _Mapping]] = ..., change_partitions: _Optional[_Union[ChangePartitions, _Mapping]] = ..., allocate_producer_ids: _Optional[_Union[AllocateProducerIds, _Mapping]] = ..., barrier: _Optional[_Union[Barrier, _Mapping]] = ..., add_voter: _Optional[_Union[AddVoter, _Mapping]] = ..., remove_voter: _Optional[_Union[RemoveVoter, _Mapping]] = ..., raise_feature_level: _Optional[_Union[RaiseFeatureLevel, _Mapping]] = ..., fence_broker: _Optional[_Union[FenceBroker, _Mapping]] = ..., unfence_broker: _Optional[_Union[UnfenceBroker, _Mapping]] = ..., stop_broker: _Optional[_Union[StopBroker, _Mapping]] = ..., alter_partitions: _Optional[_Union[AlterPartitions, _Mapping]] = ..., give_up_partitions: _Optional[_Union[GiveUpPartitions, _Mapping]] = ..., elect_leaders: _Optional[_Union[ElectLeaders, _Mapping]] = ..., reassign_partitions: _Optional[_Union[ReassignPartitions, _Mapping]] = ..., finish_reassignments: _Optional[_Union[FinishReassignments, _Mapping]] = ...) -> None: ...
 
 class InitCluster(_message.Message):
     __slots__ = ("cluster_id", "voters", "feature_level")
@@ -63,7 +81,7 @@ class Voter(_message.Message):
     def __init__(self, broker_id: _Optional[int] = ..., directory_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class RegisterBroker(_message.Message):
-    __slots__ = ("broker_id", "incarnation", "directory_id", "address", "peer_address", "rack", "version")
+    __slots__ = ("broker_id", "incarnation", "directory_id", "address", "peer_address", "rack", "version", "feature_level", "previous_epoch", "cuts")
     BROKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +89,9 @@ class RegisterBroker(_message.Message):
     PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RACK_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
     broker_id: int
     incarnation: bytes
     directory_id: str
@@ -78,7 +99,22 @@ class RegisterBroker(_message.Message):
     peer_address: str
     rack: str
     version: str
-    def __init__(self, broker_id: _Optional[int] = ..., incarnation: _Optional[bytes] = ..., directory_id: _Optional[str] = ..., address: _Optional[str] = ..., peer_address: _Optional[str] = ..., rack: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    feature_level: int
+    previous_epoch: int
+    cuts: _containers.RepeatedCompositeFieldContainer[CutReport]
+    def __init__(self, broker_id: _Optional[int] = ..., incarnation: _Optional[bytes] = ..., directory_id: _Optional[str] = ..., address: _Optional[str] = ..., peer_address: _Optional[str] = ..., rack: _Optional[str] = ..., version: _Optional[str] = ..., feature_level: _Optional[int] = ..., previous_epoch: _Optional[int] = ..., cuts: _Optional[_Iterable[_Union[CutReport, _Mapping]]] = ...) -> None: ...
+
+class CutReport(_message.Message):
+    __slots__ = ("topic_id", "partition", "last_epoch", "end")
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LAST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    topic_id: bytes
+    partition: int
+    last_epoch: int
+    end: int
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., last_epoch: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class ClaimController(_message.Message):
     __slots__ = ("broker_id", "term")
@@ -135,14 +171,16 @@ class AddPartitions(_message.Message):
     def __init__(self, topic_id: _Optional[bytes] = ..., first_partition: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ...) -> None: ...
 
 class SetTopicConfig(_message.Message):
-    __slots__ = ("topic_id", "set", "unset")
+    __slots__ = ("topic_id", "set", "unset", "min_insync")
     TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
     SET_FIELD_NUMBER: _ClassVar[int]
     UNSET_FIELD_NUMBER: _ClassVar[int]
+    MIN_INSYNC_FIELD_NUMBER: _ClassVar[int]
     topic_id: bytes
     set: _containers.RepeatedCompositeFieldContainer[Setting]
     unset: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, topic_id: _Optional[bytes] = ..., set: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., unset: _Optional[_Iterable[str]] = ...) -> None: ...
+    min_insync: int
+    def __init__(self, topic_id: _Optional[bytes] = ..., set: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., unset: _Optional[_Iterable[str]] = ..., min_insync: _Optional[int] = ...) -> None: ...
 
 class ChangePartitions(_message.Message):
     __slots__ = ("changes",)
@@ -193,3 +231,145 @@ class RemoveVoter(_message.Message):
     BROKER_ID_FIELD_NUMBER: _ClassVar[int]
     broker_id: int
     def __init__(self, broker_id: _Optional[int] = ...) -> None: ...
+
+class RaiseFeatureLevel(_message.Message):
+    __slots__ = ("level", "supporters")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTERS_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    supporters: _containers.RepeatedCompositeFieldContainer[BrokerStart]
+    def __init__(self, level: _Optional[int] = ..., supporters: _Optional[_Iterable[_Union[BrokerStart, _Mapping]]] = ...) -> None: ...
+
+class BrokerStart(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class FenceBroker(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class UnfenceBroker(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class StopBroker(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class AlterPartitions(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch", "changes")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    changes: _containers.RepeatedCompositeFieldContainer[InSyncChange]
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[InSyncChange, _Mapping]]] = ...) -> None: ...
+
+class InSyncChange(_message.Message):
+    __slots__ = ("topic_id", "partition", "leader_epoch", "partition_epoch_seen", "isr", "unseated")
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    ISR_FIELD_NUMBER: _ClassVar[int]
+    UNSEATED_FIELD_NUMBER: _ClassVar[int]
+    topic_id: bytes
+    partition: int
+    leader_epoch: int
+    partition_epoch_seen: int
+    isr: _containers.RepeatedCompositeFieldContainer[BrokerStart]
+    unseated: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader_epoch: _Optional[int] = ..., partition_epoch_seen: _Optional[int] = ..., isr: _Optional[_Iterable[_Union[BrokerStart, _Mapping]]] = ..., unseated: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GiveUpPartitions(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch", "partitions")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    partitions: _containers.RepeatedCompositeFieldContainer[GiveUp]
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[GiveUp, _Mapping]]] = ...) -> None: ...
+
+class GiveUp(_message.Message):
+    __slots__ = ("topic_id", "partition", "partition_epoch_seen", "leaves")
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    topic_id: bytes
+    partition: int
+    partition_epoch_seen: int
+    leaves: bool
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., partition_epoch_seen: _Optional[int] = ..., leaves: bool = ...) -> None: ...
+
+class ElectLeaders(_message.Message):
+    __slots__ = ("elections",)
+    ELECTIONS_FIELD_NUMBER: _ClassVar[int]
+    elections: _containers.RepeatedCompositeFieldContainer[Election]
+    def __init__(self, elections: _Optional[_Iterable[_Union[Election, _Mapping]]] = ...) -> None: ...
+
+class Election(_message.Message):
+    __slots__ = ("topic_id", "partition", "leader", "partition_epoch_seen", "kind")
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    topic_id: bytes
+    partition: int
+    leader: int
+    partition_epoch_seen: int
+    kind: int
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader: _Optional[int] = ..., partition_epoch_seen: _Optional[int] = ..., kind: _Optional[int] = ...) -> None: ...
+
+class ReassignPartitions(_message.Message):
+    __slots__ = ("reassignments",)
+    REASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    reassignments: _containers.RepeatedCompositeFieldContainer[Reassignment]
+    def __init__(self, reassignments: _Optional[_Iterable[_Union[Reassignment, _Mapping]]] = ...) -> None: ...
+
+class Reassignment(_message.Message):
+    __slots__ = ("topic_id", "partition", "replicas", "partition_epoch_seen")
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    topic_id: bytes
+    partition: int
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    partition_epoch_seen: int
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., replicas: _Optional[_Iterable[int]] = ..., partition_epoch_seen: _Optional[int] = ...) -> None: ...
+
+class FinishReassignments(_message.Message):
+    __slots__ = ("partitions",)
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedCompositeFieldContainer[PartitionSeen]
+    def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionSeen, _Mapping]]] = ...) -> None: ...
+
+class PartitionSeen(_message.Message):
+    __slots__ = ("topic_id", "partition", "partition_epoch_seen")
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_EPOCH_SEEN_FIELD_NUMBER: _ClassVar[int]
+    topic_id: bytes
+    partition: int
+    partition_epoch_seen: int
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., partition_epoch_seen: _Optional[int] = ...) -> None: ...
