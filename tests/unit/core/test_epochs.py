@@ -85,3 +85,8 @@ def test_epochs_and_starts_only_grow(epoch: int, start: int) -> None:
     with pytest.raises(AssertionError):
         epochs.begin(epoch, start)
     assert epochs.entries() == ENTRIES
+
+
+def test_the_start_is_where_the_oldest_epoch_on_record_began() -> None:
+    assert LeaderEpochs().start is None
+    assert LeaderEpochs([(5, 10), (6, 25)]).start == 10

@@ -27,6 +27,11 @@ class LeaderEpochs:
         """The greatest epoch that has an entry."""
         return self._epochs[-1] if self._epochs else None
 
+    @property
+    def start(self) -> int | None:
+        """Where the oldest epoch that has an entry began."""
+        return self._starts[0] if self._starts else None
+
     def begin(self, epoch: int, start: int) -> None:
         """`epoch` begins at offset `start`. An epoch that wrote nothing leaves no entry behind (its start
         is taken over).

@@ -131,7 +131,14 @@ class Partition:
         self._enter(State.LEADING, None)
         self.log = log
         self.last_epoch = reign.leader_epoch
-        self.leader = Leader(reign, log.log_end, log.durable_end, log.log_start)
+        self.leader = Leader(
+            reign,
+            log_start=log.log_start,
+            log_end=log.log_end,
+            durable_end=log.durable_end,
+            high_watermark=log.log_start,
+            now_ms=self._monotonic_ms(),
+        )
 
     def stand_by(self, error: MillpondError) -> None:
         """No leadership for now; whoever waits is told `error` with outcome unknown."""
@@ -213,11 +220,16 @@ class Partition:
     def advance(self) -> None:
         """The log was appended to or synced: answer and wake whom that concerns."""
         log, leader = self.leading()
-        advanced = leader.advance(log.log_end, log.durable_end)
-        for answer in advanced.settled:
+        step = leader.advance(log.log_start, log.log_end, log.durable_end, self._monotonic_ms())
+        for answer in step.written + step.committed:
             answer.settle(None)
-        if advanced.high_watermark_moved:
+        for answer in step.too_few:
+            answer.settle(leader.too_few)
+        if step.high_watermark_moved:
             self._wake_watchers()
+
+    def _monotonic_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
 
     # --- reading --------------------------------------------------------------------------------------
 

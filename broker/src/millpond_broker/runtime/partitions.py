@@ -27,7 +27,9 @@ from millpond.wire.record import TopicPartition
 from millpond_broker.core.admission import AdmissionLimits
 from millpond_broker.core.commands import ID_BYTES
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage, TopicImage
+from millpond_broker.core.in_sync import Committed, Standing
 from millpond_broker.core.leader import Reign
+from millpond_broker.core.state import BrokerState
 from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.observe.logs import event
 from millpond_broker.observe.metrics import BrokerMetrics
@@ -167,9 +169,11 @@ class Partitions:
                 )
             return
         if partition.last_epoch < state.leader_epoch:
-            await self._lead(partition, topic, state)
+            await self._lead(partition, topic, state, image)
 
-    async def _lead(self, partition: Partition, topic: TopicImage, state: PartitionImage) -> None:
+    async def _lead(
+        self, partition: Partition, topic: TopicImage, state: PartitionImage, image: MetadataImage
+    ) -> None:
         log = partition.log
         assert log is not None, "it was opened"
         if log.failure is not None:
@@ -180,10 +184,11 @@ class Partitions:
         reign = Reign(
             topic=topic.name,
             partition=partition.name.partition,
+            broker_id=self._options.broker_id,
+            broker_epoch=image.brokers[self._options.broker_id].epoch,
             leader_epoch=state.leader_epoch,
-            in_sync=len(state.isr),
-            min_insync=min(topic.min_insync, len(state.replicas)),
             waits_for_sync=partition.options.waits_for_sync,
+            committed=_committed(topic, state, image),
         )
         partition.lead(log, reign)
 
@@ -339,6 +344,21 @@ def _close(log: Log, broker_epoch: int) -> None:
         log.close(broker_epoch)
     except MillpondError as error:
         event(_log, logging.ERROR, "log_not_closed", log=str(log.directory), error=str(error))
+
+
+def _committed(topic: TopicImage, state: PartitionImage, image: MetadataImage) -> Committed:
+    brokers = {
+        member: Standing(broker.epoch, may_join=broker.state is BrokerState.RUNNING)
+        for member in state.replicas
+        if (broker := image.brokers.get(member)) is not None
+    }
+    return Committed(
+        partition_epoch=state.partition_epoch,
+        replicas=frozenset(state.replicas),
+        isr=frozenset(state.isr),
+        min_insync=min(topic.min_insync, len(state.replicas)),
+        brokers=brokers,
+    )
 
 
 def _log_options(config: TopicConfig) -> LogOptions:
