@@ -41,6 +41,7 @@ from millpond_broker.core.image import (
     apply,
     digest,
 )
+from tests.unit.core.clusters import alive
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -177,11 +178,11 @@ def test_what_the_controller_plans_is_applied_whole_and_leaves_it_nothing_to_pla
     image = set_up()
     for data in sent:
         image, _ = apply(image, image.version + 1, decode(data))
-    for sequence, command in enumerate(plan(image, frozenset(live), 0), start=1):
+    for sequence, command in enumerate(plan(image, alive(image, *live), 0), start=1):
         envelope = Envelope(b"controller".ljust(16), sequence, image.controller_epoch, command)
         image, result = apply(image, image.version + 1, decode(encode(envelope)))
         assert result == Applied(())
-    assert plan(image, frozenset(live), 0) == []
+    assert plan(image, alive(image, *live), 0) == []
 
 
 @settings(max_examples=100, deadline=None)

@@ -14,7 +14,7 @@ from millpond_broker.core.controller import plan
 from millpond_broker.core.image import Applied, MetadataImage
 from millpond_broker.storage.files import Files
 from tests.unit.consensus.builders import DIRECTORY
-from tests.unit.core.clusters import disk_of, registration
+from tests.unit.core.clusters import alive, disk_of, registration
 
 T = TypeVar("T")
 BROKER: Final = 1
@@ -81,7 +81,7 @@ async def join(log: SoloMetadataLog, start: int = 1) -> MetadataImage:
     """What a broker does at its start number `start`."""
     await do(log, registration(BROKER, start=start))
     await do(log, ClaimController(BROKER, log.term))
-    for command in plan(log.image, frozenset({BROKER}), 0):
+    for command in plan(log.image, alive(log.image, BROKER), 0):
         await do(log, command)
     return log.image
 

@@ -23,6 +23,7 @@ from millpond_broker.core.image import (
     Refused,
     apply,
 )
+from millpond_broker.core.sessions import Session
 
 CLUSTER: Final = b"cluster of tests"
 PROPOSER: Final = b"proposer of test"
@@ -102,6 +103,16 @@ def cluster(*brokers: int) -> Cluster:
         made.must(registration(broker_id))
     made.must(ClaimController(brokers[0], 1))
     return made
+
+
+def alive(image: MetadataImage, *brokers: int, at_ms: int = 0) -> dict[int, Session]:
+    """Open sessions of these brokers since then, which have all the metadata. Unknown brokers have a session
+    of nothing.
+    """
+    epochs = {key: broker.epoch for key, broker in image.brokers.items()}
+    return {
+        key: Session(epochs.get(key, 0), at_ms, applied_index=image.version, is_heard=True) for key in brokers
+    }
 
 
 def topic(

@@ -18,10 +18,11 @@ from millpond.wire.errors import (
 )
 from millpond_broker.core import controller
 from millpond_broker.core.commands import ChangePartitions, CreateTopic
-from millpond_broker.core.controller import elect, new_partitions, new_topic, plan
+from millpond_broker.core.controller import elect, plan
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage
 from millpond_broker.core.placement import assign
-from tests.unit.core.clusters import change, cluster, id_of, registration, topic
+from millpond_broker.core.requests import new_partitions, new_topic
+from tests.unit.core.clusters import alive, change, cluster, id_of, registration, topic
 
 NOW_MS = 1_700_000_000_000
 
@@ -31,13 +32,13 @@ def test_all_that_a_restart_left_leaderless_is_elected_in_one_command() -> None:
     c = cluster(1)
     c.must(topic("orders", (1,), (1,)))
     c.must(topic("billing", (1,)))
-    assert plan(c.image, frozenset({1}), NOW_MS) == []
+    assert plan(c.image, alive(c.image, 1), NOW_MS) == []
     c.must(registration(1, start=2))
-    (command,) = plan(c.image, frozenset({1}), NOW_MS)
+    (command,) = plan(c.image, alive(c.image, 1), NOW_MS)
     assert c.must(command).value == ()
     for name, number in (("orders", 0), ("orders", 1), ("billing", 0)):
         assert c.partition(name, number) == PartitionImage(1, 1, 2, (1,), (1,))
-    assert plan(c.image, frozenset({1}), NOW_MS) == []
+    assert plan(c.image, alive(c.image, 1), NOW_MS) == []
 
 
 def test_nothing_is_planned_for_brokers_that_are_not_there() -> None:
@@ -45,9 +46,9 @@ def test_nothing_is_planned_for_brokers_that_are_not_there() -> None:
     c = cluster(1)
     c.must(topic("orders", (1,)))
     c.must(registration(1, start=2))
-    assert plan(c.image, frozenset(), NOW_MS) == []
-    assert plan(c.image, frozenset({2}), NOW_MS) == []
-    assert plan(EMPTY, frozenset({1}), NOW_MS) == []
+    assert plan(c.image, {}, NOW_MS) == []
+    assert plan(c.image, alive(c.image, 2), NOW_MS) == []
+    assert plan(EMPTY, alive(EMPTY, 1), NOW_MS) == []
 
 
 def test_a_command_has_a_bounded_number_of_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +56,7 @@ def test_a_command_has_a_bounded_number_of_changes(monkeypatch: pytest.MonkeyPat
     c = cluster(1)
     c.must(topic("orders", *[(1,)] * 5))
     c.must(registration(1, start=2))
-    commands = plan(c.image, frozenset({1}), NOW_MS)
+    commands = plan(c.image, alive(c.image, 1), NOW_MS)
     assert [len(command.changes) for command in commands if isinstance(command, ChangePartitions)] == [
         2,
         2,
@@ -64,17 +65,17 @@ def test_a_command_has_a_bounded_number_of_changes(monkeypatch: pytest.MonkeyPat
     assert all(c.must(command).value == () for command in commands)
 
 
-def elected(partition: PartitionImage, alive: set[int], min_insync: int = 2) -> Any:
+def elected(partition: PartitionImage, live: set[int], min_insync: int = 2) -> Any:
     c = cluster(1, 2, 3)
     c.must(topic("orders", (1, 2, 3), min_insync=min_insync))
-    return elect(c.image.topics[id_of("orders")], 0, partition, frozenset(alive))
+    return elect(c.image.topics[id_of("orders")], 0, partition, frozenset(live))
 
 
 Members = tuple[int, ...]
 
 
 @pytest.mark.parametrize(
-    ("isr", "elr", "alive", "expected"),
+    ("isr", "elr", "live", "expected"),
     [
         ((1, 2, 3), (), {1, 2, 3}, (2, (1, 2, 3), ())),  # by assignment, which is 2, 3, 1
         ((1, 3), (2,), {1, 2, 3}, (3, (1, 3), (2,))),
@@ -85,10 +86,10 @@ Members = tuple[int, ...]
     ],
 )
 def test_a_leader_comes_from_the_isr_by_assignment_or_without_one_from_the_elr(
-    isr: Members, elr: Members, alive: set[int], expected: tuple[int, Members, Members] | None
+    isr: Members, elr: Members, live: set[int], expected: tuple[int, Members, Members] | None
 ) -> None:
     """Rule 14."""
-    change = elected(PartitionImage(None, 4, 9, (2, 3, 1), isr, elr), alive)
+    change = elected(PartitionImage(None, 4, 9, (2, 3, 1), isr, elr), live)
     if expected is None:
         assert change is None
         return
@@ -108,7 +109,7 @@ def test_what_is_elected_from_the_elr_applies() -> None:
     c.must(topic("orders", (1, 2, 3), min_insync=2))
     old = c.partition("orders")
     c.must(ChangePartitions((change("orders", old, leader=None, isr=(), elr=(1, 2, 3)),)))
-    (command,) = plan(c.image, frozenset({2, 3}), NOW_MS)
+    (command,) = plan(c.image, alive(c.image, 2, 3), NOW_MS)
     assert c.must(command).value == ()
     assert c.partition("orders") == PartitionImage(2, 1, 2, (1, 2, 3), (2,), (1, 3))
 
@@ -203,7 +204,7 @@ def test_partitions_are_added_to_topics_that_there_are() -> None:
 
 
 def test_leaders_go_round_and_small_topics_do_not_all_begin_at_one_broker() -> None:
-    assert [replicas[0] for replicas in assign([3, 1, 2], 4, 1)] == [1, 2, 3, 1]
+    assert [replicas[0] for replicas in assign(dict.fromkeys((3, 1, 2), ""), 4, 1)] == [1, 2, 3, 1]
     c = cluster(1, 2, 3)
     for name in ("a", "b", "c"):
         c.must(asked(c.image, name, partitions=1, replicas=1))
@@ -212,13 +213,13 @@ def test_leaders_go_round_and_small_topics_do_not_all_begin_at_one_broker() -> N
 
 @pytest.mark.parametrize(("brokers", "replicas"), [(1, 1), (2, 2), (3, 2), (3, 3), (5, 3), (7, 4)])
 def test_replicas_are_distinct_and_spread_evenly(brokers: int, replicas: int) -> None:
-    placed = assign(range(1, brokers + 1), 4 * brokers * max(1, brokers - 1), replicas)
+    placed = assign(dict.fromkeys(range(1, brokers + 1), ""), 4 * brokers * max(1, brokers - 1), replicas)
     assert all(len(set(members)) == replicas for members in placed)
     held = Counter(member for members in placed for member in members)
     assert len(set(held.values())) == 1, "as many on each"
 
 
 def test_the_partitions_of_a_lost_broker_find_new_leaders_on_all_the_others() -> None:
-    placed = assign(range(1, 5), 48, 2)
+    placed = assign(dict.fromkeys(range(1, 5), ""), 48, 2)
     successors = Counter(members[1] for members in placed if members[0] == 1)
     assert successors == {2: 4, 3: 4, 4: 4}

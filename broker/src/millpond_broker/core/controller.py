@@ -1,46 +1,226 @@
-"""What the controller does next, and the commands that requests amount to: pure functions of the image.
+"""What the controller does next: a pure function of the image, of who is alive, and of the time.
 
-`plan` answers "what should change now"; `new_topic` and `new_partitions` validate a request and place it.
-What they return passes `image.apply` if the image is still the same by then, and is refused there otherwise.
+`plan` answers "what should change now"; `requests` has what administrators ask for. What is planned passes
+`image.apply` if the image is still the same by then, and is refused there otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
-from millpond.wire.errors import InvalidRequest, NotEnoughBrokers, TopicExists, UnknownTopic
-from millpond.wire.names import check_topic_name
+from millpond_broker.core.broker_commands import why_not_raise
 from millpond_broker.core.commands import (
-    AddPartitions,
+    FEATURE_LEVEL,
+    REPLICATION_LEVEL,
+    BrokerStart,
     ChangePartitions,
     Command,
-    CreateTopic,
+    Election,
+    ElectionKind,
+    ElectLeaders,
+    FenceBroker,
+    FinishReassignments,
     PartitionChange,
+    PartitionSeen,
+    RaiseFeatureLevel,
+    StopBroker,
+    UnfenceBroker,
 )
-from millpond_broker.core.image import BrokerState, MetadataImage, PartitionImage, TopicImage
-from millpond_broker.core.placement import assign
-from millpond_broker.core.topic_commands import EPOCH_MAX, PARTITIONS_MAX
-from millpond_broker.core.topic_config import TopicConfig
+from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage, PartitionImage, TopicImage
+from millpond_broker.core.partition_changes import next_leader, why_not_finished
+from millpond_broker.core.replication_commands import recoverable, running
+from millpond_broker.core.sessions import Session
+from millpond_broker.core.topic_commands import EPOCH_MAX
 
-REPLICAS_DEFAULT_MAX: Final = 3
-"""Replicas of a topic for which none are asked, given as many brokers: one may be lost while another is
-down for maintenance."""
 CHANGES_MAX: Final = 5000
 """Partition changes in one command: it stays well within what one entry of the log may have."""
 
 
-def plan(image: MetadataImage, live: frozenset[int], now_ms: int) -> list[Command]:
-    """Commands to propose now, in order: a leader for every partition that has none and can have one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a controller waits for, and how much it does at once. Times in ms."""
 
-    `live`: brokers whose session is open. `now_ms`: milliseconds UTC; nothing waits for a time yet.
+    cut_grace_ms: int = 30_000
+    """How long those that cut bytes wait for members of ISR and ELR that have not come back: one of them may
+    have cut nothing (rule 15)."""
+    rebalance_after_ms: int = 10_000
+    """How long a preferred leader must have been there before it gets its partitions back."""
+    rebalance_max: int = 500
+    """Leaderships that move at once for nothing but balance: each interrupts its producers for a moment."""
+
+
+def plan(
+    image: MetadataImage,
+    live: Mapping[int, Session],
+    now_ms: int,
+    options: PlanOptions | None = None,
+) -> list[Command]:
+    """Commands to propose now, in order. `live`: open sessions by broker id (`Sessions.open`); `now_ms`: of
+    their clock. What is planned applies whole to this image, and nothing is planned that changes nothing.
+
+    Who comes and goes comes first and alone: everything else depends on the image that makes.
     """
-    alive = frozenset(member for member in live if _runs(image, member))
-    changes = tuple(_elections(image, alive))
-    return [ChangePartitions(changes[at : at + CHANGES_MAX]) for at in range(0, len(changes), CHANGES_MAX)]
+    options = options or PlanOptions()
+    if image.cluster_id is None:
+        return []
+    if image.feature_level < REPLICATION_LEVEL:
+        alive = frozenset(member for member in live if _runs(image, member))
+        changes = list(_first_elections(image, alive))
+        return [*_raised(image, live), *map(ChangePartitions, _chunks(changes))]
+    if comings_and_goings := [*_fences(image, live), *_unfences(image, live), *_stops(image)]:
+        return comings_and_goings
+    elections, finishes = _next_steps(_Outlook(image, live, running(image), now_ms, options))
+    return [
+        *_raised(image, live),
+        *map(ElectLeaders, _chunks(elections)),
+        *map(FinishReassignments, _chunks(finishes)),
+    ]
 
 
-def _elections(image: MetadataImage, alive: frozenset[int]) -> Iterator[PartitionChange]:
+Item = TypeVar("Item")
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+    return (tuple(items[at : at + CHANGES_MAX]) for at in range(0, len(items), CHANGES_MAX))
+
+
+# --- brokers (rules 12 and 39) ---------------------------------------------------------------------------
+
+
+def _raised(image: MetadataImage, live: Mapping[int, Session]) -> list[Command]:
+    """The next feature level, once everybody has said to know it."""
+    level = image.feature_level + 1
+    supporters = tuple(
+        BrokerStart(broker_id, session.broker_epoch)
+        for broker_id, session in sorted(live.items())
+        if session.feature_level >= level
+    )
+    command = RaiseFeatureLevel(level, supporters)
+    return [] if level > FEATURE_LEVEL or why_not_raise(image, command) else [command]
+
+
+def _fences(image: MetadataImage, live: Mapping[int, Session]) -> list[Command]:
+    """Who is not alive; of those that just registered as well, whose reports count only while they are."""
+    return [
+        FenceBroker(broker.broker_id, broker.epoch)
+        for broker in image.brokers.values()
+        if not broker.is_lost and _session(broker, live) is None
+    ]
+
+
+def _unfences(image: MetadataImage, live: Mapping[int, Session]) -> list[Command]:
+    """Who is alive, and has the metadata up to where it was fenced: it knows what it no longer leads."""
+    return [
+        UnfenceBroker(broker.broker_id, broker.epoch)
+        for broker in image.brokers.values()
+        if broker.state is BrokerState.FENCED
+        and (session := _session(broker, live)) is not None
+        and session.is_heard
+        and session.applied_index >= broker.since
+    ]
+
+
+def _session(broker: BrokerImage, live: Mapping[int, Session]) -> Session | None:
+    """The open session of this very start."""
+    session = live.get(broker.broker_id)
+    return session if session is not None and session.broker_epoch == broker.epoch else None
+
+
+def _stops(image: MetadataImage) -> list[Command]:
+    """Who is stopping, and was the last in sync somewhere, where others are by now."""
+    stopping = {key for key, broker in image.brokers.items() if broker.state is BrokerState.STOPPING}
+    if not stopping:
+        return []
+    alive, can_go = running(image), set()
+    for topic in image.topics.values():
+        for partition in topic.partitions:
+            if any(member in alive for member in partition.isr):
+                can_go.update(stopping.intersection(partition.isr))
+    return [StopBroker(key, image.brokers[key].epoch) for key in sorted(can_go)]
+
+
+# --- partitions (rules 14 and 15) ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What is looked at. `alive`: brokers that may lead."""
+
+    image: MetadataImage
+    live: Mapping[int, Session]
+    alive: frozenset[int]
+    now_ms: int
+    options: PlanOptions
+
+
+def _next_steps(look: _Outlook) -> tuple[list[Election], list[PartitionSeen]]:
+    """Elections, and reassignments to finish: at most one thing of a partition."""
+    settled_at_ms = look.now_ms - look.options.rebalance_after_ms
+    settled = {key for key in look.alive if key in look.live and look.live[key].opened_at_ms <= settled_at_ms}
+    moves_left = look.options.rebalance_max
+    elections: list[Election] = []
+    finishes: list[PartitionSeen] = []
+    for topic_id, topic in look.image.topics.items():
+        for number, partition in enumerate(topic.partitions):
+            seen = partition.partition_epoch
+            if max(partition.leader_epoch, seen) >= EPOCH_MAX:
+                continue
+            if partition.leader is None:
+                if (choice := _choice(look, topic, partition)) is not None:
+                    leader, kind = choice
+                    elections.append(Election(topic_id, number, leader, seen, kind))
+            elif partition.adding or partition.removing:
+                if why_not_finished(partition, topic.min_insync_of(len(partition.target))) is None:
+                    finishes.append(PartitionSeen(topic_id, number, seen))
+            elif moves_left and (leader := partition.replicas[0]) != partition.leader:
+                if leader in partition.isr and leader in settled:
+                    moves_left -= 1
+                    elections.append(Election(topic_id, number, leader, seen, ElectionKind.PREFERRED))
+    return elections, finishes
+
+
+def _choice(look: _Outlook, topic: TopicImage, partition: PartitionImage) -> tuple[int, ElectionKind] | None:
+    """Who is to lead a partition that nobody leads, and as what (rules 14 and 15). None: nobody yet."""
+    if (leader := next_leader(partition, look.alive)) is not None:
+        return leader, ElectionKind.CLEAN
+    if not partition.cuts or _is_grace_over(look, partition):
+        for member in recoverable(topic, partition):
+            if member in look.alive:
+                return member, ElectionKind.RECOVERING
+    if allows_unclean(topic) and (leader := unclean_leader(topic, partition, look.alive)) is not None:
+        return leader, ElectionKind.UNCLEAN
+    return None
+
+
+def _is_grace_over(look: _Outlook, partition: PartitionImage) -> bool:
+    """Whether everybody has reported what was cut, or those that have did so long enough ago, as this
+    controller saw it.
+    """
+    if len(partition.cuts) == len(partition.elr):
+        return True
+    live = look.live
+    opened = [live[cut.broker_id].opened_at_ms for cut in partition.cuts if cut.broker_id in live]
+    return bool(opened) and look.now_ms - max(opened) >= look.options.cut_grace_ms
+
+
+def allows_unclean(topic: TopicImage) -> bool:
+    """Whether the topic would rather go on than keep what was acknowledged."""
+    return ("unclean_election", "true") in topic.config_set
+
+
+def unclean_leader(topic: TopicImage, partition: PartitionImage, alive: frozenset[int]) -> int | None:
+    """Who loses least, as far as anybody knows: who has most of what was left, who led last, who is there."""
+    ranked = sorted(partition.cuts, key=lambda cut: cut.rank, reverse=True)
+    preferred = [*recoverable(topic, partition), *(cut.broker_id for cut in ranked), partition.last_leader]
+    return next((member for member in (*preferred, *partition.replicas) if member in alive), None)
+
+
+# --- partitions of a cluster of level 1 ------------------------------------------------------------------
+
+
+def _first_elections(image: MetadataImage, alive: frozenset[int]) -> Iterator[PartitionChange]:
     for topic in image.topics.values():
         for number, partition in enumerate(topic.partitions):
             if (
@@ -76,78 +256,6 @@ def elect(
         elr=elr,
         partition_epoch_seen=partition.partition_epoch,
     )
-
-
-def new_topic(
-    image: MetadataImage,
-    *,
-    topic_id: bytes,
-    name: str,
-    partitions: int,
-    replicas: int | None,
-    min_insync: int | None,
-    config: Mapping[str, str],
-) -> CreateTopic:
-    """A topic as it was asked for, placed on the brokers that run. None: min(3, brokers) replicas, a majority
-    of them as min_insync.
-
-    Raises InvalidTopicName, TopicExists, NotEnoughBrokers, InvalidConfig, InvalidRequest.
-    """
-    check_topic_name(name)
-    if name in image.topic_ids:
-        raise TopicExists(topic=name)
-    TopicConfig.parse(config)
-    if not 1 <= partitions <= PARTITIONS_MAX:
-        raise InvalidRequest(reason=f"partitions: {partitions} is not within 1 to {PARTITIONS_MAX}")
-    running = _running(image)
-    if replicas is None:
-        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(running)))
-    if replicas < 1:
-        raise InvalidRequest(reason=f"replicas: {replicas} is less than 1")
-    if replicas > len(running):
-        raise NotEnoughBrokers(replicas=replicas, brokers=len(running))
-    if min_insync is None:
-        min_insync = replicas // 2 + 1
-    if not 1 <= min_insync <= replicas:
-        raise InvalidRequest(reason=f"min_insync: {min_insync} is not within 1 to the {replicas} replicas")
-    return CreateTopic(
-        topic_id=topic_id,
-        name=name,
-        replicas=replicas,
-        min_insync=min_insync,
-        config=tuple(sorted((key, str(value)) for key, value in config.items())),
-        assignments=assign(running, partitions, replicas, start=_partitions(image)),
-    )
-
-
-def new_partitions(image: MetadataImage, topic_id: bytes, partitions: int) -> AddPartitions:
-    """What brings a topic to so many partitions, which are more than it has.
-
-    Raises UnknownTopic, NotEnoughBrokers, InvalidRequest.
-    """
-    topic = image.topics.get(topic_id)
-    if topic is None:
-        raise UnknownTopic(topic=topic_id.hex())
-    there, running = len(topic.partitions), _running(image)
-    if not there < partitions <= PARTITIONS_MAX:
-        raise InvalidRequest(
-            reason=f"partitions: {partitions} is not more than the {there} there are, up to {PARTITIONS_MAX}"
-        )
-    if topic.replicas > len(running):
-        raise NotEnoughBrokers(replicas=topic.replicas, brokers=len(running))
-    # Go on where the topic began, so that it stays spread evenly.
-    first = topic.partitions[0].replicas[0]
-    start = running.index(first) if first in running else 0
-    added = assign(running, partitions - there, topic.replicas, first_partition=there, start=start)
-    return AddPartitions(topic_id=topic_id, first_partition=there, assignments=added)
-
-
-def _partitions(image: MetadataImage) -> int:
-    return sum(len(topic.partitions) for topic in image.topics.values())
-
-
-def _running(image: MetadataImage) -> list[int]:
-    return [member for member in image.brokers if _runs(image, member)]
 
 
 def _runs(image: MetadataImage, broker_id: int) -> bool:

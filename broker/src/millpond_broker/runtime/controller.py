@@ -17,6 +17,7 @@ from millpond_broker.core.commands import ChangePartitions, Command, PartitionCh
 from millpond_broker.core.controller import plan
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.core.results import Refused
+from millpond_broker.core.sessions import Session
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.partition import Partition
 from millpond_broker.runtime.ports import Clock
@@ -75,8 +76,13 @@ class Controller:
             self._wake.clear()
             resigning, self._resigning = self._resigning, {}
             commands: list[Command] = list(self._resignations(resigning))
-            commands += plan(self._metadata.image, frozenset({self._broker_id}), self._clock.now_ms())
+            commands += plan(self._metadata.image, self._live(), self._clock.now_ms())
             is_done = all([await self._try(command) for command in commands])
+
+    def _live(self) -> dict[int, Session]:
+        """A broker alone is alive."""
+        broker = self._metadata.image.brokers.get(self._broker_id)
+        return {} if broker is None else {self._broker_id: Session(broker.epoch, opened_at_ms=0)}
 
     def _resignations(self, resigning: dict[Partition, None]) -> list[Command]:
         changes = []

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from millpond.wire.errors import InvalidConfig, InvalidRequest, UnknownTopic
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.core.commands import DeleteTopic, SetTopicConfig
-from millpond_broker.core.controller import new_partitions, new_topic
 from millpond_broker.core.image import TopicImage
+from millpond_broker.core.requests import new_partitions, new_topic
 from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.runtime.controller import propose
 from millpond_broker.runtime.feed import Feed
