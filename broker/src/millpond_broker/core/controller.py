@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -174,11 +174,17 @@ def _next_steps(look: _Outlook) -> tuple[list[Election], list[PartitionSeen]]:
             elif partition.adding or partition.removing:
                 if why_not_finished(partition, topic.min_insync_of(len(partition.target))) is None:
                     finishes.append(PartitionSeen(topic_id, number, seen))
-            elif moves_left and (leader := partition.replicas[0]) != partition.leader:
-                if leader in partition.isr and leader in settled:
-                    moves_left -= 1
-                    elections.append(Election(topic_id, number, leader, seen, ElectionKind.PREFERRED))
+            elif moves_left and _is_better(partition, settled):
+                moves_left -= 1
+                preferred = partition.replicas[0]
+                elections.append(Election(topic_id, number, preferred, seen, ElectionKind.PREFERRED))
     return elections, finishes
+
+
+def _is_better(partition: PartitionImage, settled: Container[int]) -> bool:
+    """Whether its preferred leader could lead, and does not."""
+    preferred = partition.replicas[0]
+    return partition.leader != preferred and preferred in partition.isr and preferred in settled
 
 
 def _choice(look: _Outlook, topic: TopicImage, partition: PartitionImage) -> tuple[int, ElectionKind] | None:

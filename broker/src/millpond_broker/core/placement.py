@@ -2,8 +2,8 @@
 
 In this order: replicas of a partition are on as many racks as they can be; brokers hold as many replicas as
 one another; they lead as many partitions; the partitions of a lost broker find their new leaders on all the
-others. Within one topic, what brokers hold and lead differs by one at most wherever racks are of one size; what
-else the cluster holds breaks ties.
+others. Within one topic, what brokers hold and lead differs by one at most wherever racks are of one size;
+what else the cluster holds breaks ties.
 """
 
 from __future__ import annotations
