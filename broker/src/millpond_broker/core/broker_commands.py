@@ -210,8 +210,9 @@ def unfence_broker(image: MetadataImage, index: int, command: UnfenceBroker) -> 
             return old
         after = settled(old, brokers)
         after = led_if_possible(after, alive, topic.min_insync_of(len(old.replicas)))
-        # One change, however many steps.
-        return old if after is old else replace(after, partition_epoch=old.partition_epoch + 1)
+        if after.partition_epoch > old.partition_epoch + 1:  # one change, however many steps
+            after = replace(after, partition_epoch=old.partition_epoch + 1)
+        return after
 
     return with_partitions(changed, change), Applied()
 

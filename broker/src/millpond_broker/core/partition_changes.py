@@ -25,10 +25,19 @@ def next_leader(old: PartitionImage, alive: Container[int], *, but: int | None =
     """
     if old.is_offline:
         return None
-    candidates = old.isr or old.elr
-    if old.cuts:
-        cut = [cut.broker_id for cut in old.cuts]
-        candidates = tuple(member for member in candidates if member not in cut)
+    return _first(old, old.isr or _uncut(old, old.elr), alive, but)
+
+
+def _uncut(old: PartitionImage, members: Members) -> Members:
+    if not old.cuts:
+        return members
+    cut = [cut.broker_id for cut in old.cuts]
+    return tuple(member for member in members if member not in cut)
+
+
+def _first(
+    old: PartitionImage, candidates: Members, alive: Container[int], but: int | None = None
+) -> int | None:
     for member in old.replicas:
         if member in candidates and member in alive and member != but:
             return member
@@ -96,19 +105,31 @@ def _eligible(old: PartitionImage, isr: Members, min_insync: int, unseated: Memb
     if len(isr) >= min_insync:
         return ()
     return tuple(
-        member
-        for member in old.replicas
-        if (member in old.isr or member in old.elr) and member not in isr and member not in unseated
+        [
+            member
+            for member in old.replicas
+            if (member in old.isr or member in old.elr) and member not in isr and member not in unseated
+        ]
     )
 
 
 def with_isr(old: PartitionImage, isr: Members, unseated: Members, min_insync: int) -> PartitionImage:
     """The ISR that its leader asked for."""
-    ordered = tuple(member for member in old.replicas if member in isr)
+    ordered = tuple([member for member in old.replicas if member in isr])
     elr = _eligible(old, ordered, min_insync, unseated)
     if ordered == old.isr and elr == old.elr:
         return old
-    return replace(old, isr=ordered, elr=elr, partition_epoch=old.partition_epoch + 1)
+    return PartitionImage(
+        leader=old.leader,
+        leader_epoch=old.leader_epoch,
+        partition_epoch=old.partition_epoch + 1,
+        replicas=old.replicas,
+        isr=ordered,
+        elr=elr,
+        recovering_epoch=old.recovering_epoch,
+        adding=old.adding,
+        removing=old.removing,
+    )
 
 
 def without(
@@ -120,30 +141,52 @@ def without(
     """
     if broker_id not in old.isr and not (unseated and broker_id in old.elr):
         return old
-    isr = tuple(member for member in old.isr if member != broker_id)
+    isr = tuple([member for member in old.isr if member != broker_id])
     elr = _eligible(old, isr, min_insync, (broker_id,) if unseated else ())
-    is_offline = not isr and not elr
-    if is_offline and old.is_offline:
-        return old
-    was_led = old.leader == broker_id
-    changed = PartitionImage(
-        leader=None if was_led else old.leader,
-        leader_epoch=old.leader_epoch,
+    if not isr and not elr:
+        return _offline(old, broker_id)
+    leader, epoch, last = old.leader, old.leader_epoch, old.last_leader
+    if leader is None or leader == broker_id:
+        last = last if leader is None else leader
+        leader = _first(old, isr or _uncut(old, elr), alive)
+    if leader is not None and leader != old.leader:
+        epoch, last = epoch + 1, None
+        if not isr:
+            isr = (leader,)
+            elr = () if min_insync <= 1 else tuple([member for member in elr if member != leader])
+    return PartitionImage(
+        leader=leader,
+        leader_epoch=epoch,
         partition_epoch=old.partition_epoch + 1,
         replicas=old.replicas,
         isr=isr,
-        elr=(broker_id,) if is_offline else elr,
-        last_leader=broker_id if was_led else old.last_leader,
+        elr=elr,
+        last_leader=last,
         recovering_epoch=old.recovering_epoch,
         adding=old.adding,
         removing=old.removing,
-        cuts=old.cuts if is_offline else _cuts_of(old, elr),
-        is_offline=is_offline,
+        cuts=_cuts_of(old, elr) if leader is None else (),
     )
-    if changed.leader is not None:
-        return changed
-    leader = next_leader(changed, alive)
-    return changed if leader is None else _led(changed, leader, min_insync, changed.partition_epoch)
+
+
+def _offline(old: PartitionImage, broker_id: int) -> PartitionImage:
+    """With nobody in ISR and ELR but this broker, which cannot serve what it has."""
+    if old.is_offline:
+        return old
+    return PartitionImage(
+        leader=None,
+        leader_epoch=old.leader_epoch,
+        partition_epoch=old.partition_epoch + 1,
+        replicas=old.replicas,
+        isr=(),
+        elr=(broker_id,),
+        last_leader=old.last_leader if old.leader is None else old.leader,
+        recovering_epoch=old.recovering_epoch,
+        adding=old.adding,
+        removing=old.removing,
+        cuts=_cuts_of(old, (broker_id,)),
+        is_offline=True,
+    )
 
 
 def with_cleared_elr(old: PartitionImage) -> PartitionImage:
@@ -159,7 +202,7 @@ def with_cleared_elr(old: PartitionImage) -> PartitionImage:
 
 
 def _cuts_of(old: PartitionImage, elr: Members) -> tuple[Cut, ...]:
-    return tuple(cut for cut in old.cuts if cut.broker_id in elr)
+    return old.cuts and tuple(cut for cut in old.cuts if cut.broker_id in elr)
 
 
 def _unseated(old: PartitionImage, members: Container[int]) -> PartitionImage:
@@ -195,31 +238,46 @@ def registered(
         return old
     if lost_seat:
         return _unseated(old, (broker_id,))
-    changed = old
-    if old.is_offline:  # it has recovered anew, and says so again if it has to
-        changed = replace(changed, is_offline=False)
+    cuts = old.cuts
     if report is not None:
-        others = [cut for cut in old.cuts if cut.broker_id != broker_id]
-        cuts = [*others, Cut(broker_id, report.last_epoch, report.end)]
-        cuts.sort(key=lambda cut: cut.broker_id)
-        if old.isr:  # settled at once: who is in sync cut nothing
-            return _unseated(old, (broker_id,))
-        changed = replace(changed, cuts=tuple(cuts))
-    changed = settled(changed, brokers)
-    if changed != old and changed.partition_epoch == old.partition_epoch:
-        return replace(changed, partition_epoch=old.partition_epoch + 1)
-    return changed
+        mine = Cut(broker_id, report.last_epoch, report.end)
+        cuts = (mine,)
+        if old.cuts:
+            others = [cut for cut in old.cuts if cut.broker_id != broker_id]
+            cuts = tuple(sorted([*others, mine], key=lambda cut: cut.broker_id))
+    if cuts and (old.isr or _is_anybody_uncut(old, cuts, brokers)):
+        return _unseated(old, [cut.broker_id for cut in cuts])
+    if cuts == old.cuts and not old.is_offline:
+        return old
+    return PartitionImage(
+        leader=old.leader,
+        leader_epoch=old.leader_epoch,
+        partition_epoch=old.partition_epoch + 1,
+        replicas=old.replicas,
+        isr=old.isr,
+        elr=old.elr,
+        last_leader=old.last_leader,
+        recovering_epoch=old.recovering_epoch,
+        adding=old.adding,
+        removing=old.removing,
+        cuts=cuts,
+        is_offline=False,  # it has recovered anew, and says so again if it has to
+    )
+
+
+def _is_anybody_uncut(old: PartitionImage, cuts: tuple[Cut, ...], brokers: Mapping[int, BrokerImage]) -> bool:
+    """Whether a member is there that cut nothing: registered, and not lost since."""
+    cut = [entry.broker_id for entry in cuts]
+    for member in old.elr:
+        if member not in cut and (broker := brokers.get(member)) is not None and not broker.is_lost:
+            return True
+    return False
 
 
 def settled(old: PartitionImage, brokers: Mapping[int, BrokerImage]) -> PartitionImage:
     """Who cut loses its seat once a member that cut nothing is there: registered, and not lost since."""
-    if not old.cuts:
-        return old
-    cut = [entry.broker_id for entry in old.cuts]
-    for member in old.elr:
-        broker = brokers.get(member)
-        if member not in cut and broker is not None and not broker.is_lost:
-            return _unseated(old, cut)
+    if old.cuts and _is_anybody_uncut(old, old.cuts, brokers):
+        return _unseated(old, [cut.broker_id for cut in old.cuts])
     return old
 
 

@@ -103,10 +103,11 @@ def _checked_isr(
     if sender.broker_id != old.leader:
         raise InvalidRequest(reason=f"broker {sender.broker_id} does not lead; {old.leader} does")
     _check_seen(old, item)
-    isr = tuple(member.broker_id for member in item.isr)
-    if len(set(isr)) != len(isr) or not set(isr) <= set(old.replicas) or sender.broker_id not in isr:
+    isr = tuple([member.broker_id for member in item.isr])
+    members = set(isr)
+    if len(members) != len(isr) or not members.issubset(old.replicas) or sender.broker_id not in members:
         raise InvalidRequest(reason=f"ISR {isr[:REPLICAS_MAX]} of replicas {old.replicas} under {old.leader}")
-    if set(isr) & set(item.unseated):
+    if item.unseated and not members.isdisjoint(item.unseated):
         raise InvalidRequest(reason="who is unseated leaves the ISR")
     for member in item.isr:
         if member.broker_id not in old.isr:
