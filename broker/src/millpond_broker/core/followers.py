@@ -117,17 +117,17 @@ class Followers:
 
     def _answer(self, statement: Statement, epochs: LeaderEpochs, registered_epoch: int) -> Answer:
         """Rules 2, 3, 4 and 37."""
-        epoch, session, offset = self._leader_epoch, statement.session, statement.fetch_offset
+        epoch, session, offset = statement.leader_epoch, statement.session, statement.fetch_offset
         follower = self._by_id.get(statement.follower)
         ends = self._ends
-        if statement.leader_epoch < epoch:
-            return FencedLeaderEpoch(epoch, session)
-        if statement.leader_epoch > epoch or follower is None:
-            return UnknownLeaderEpoch(epoch, session)
+        if epoch < self._leader_epoch:
+            return FencedLeaderEpoch(epoch, session, self._leader_epoch)
+        if epoch > self._leader_epoch or follower is None:
+            return UnknownLeaderEpoch(epoch, session, self._leader_epoch)
         if statement.broker_epoch < max(follower.broker_epoch, registered_epoch):
-            return FencedLeaderEpoch(epoch, session)
+            return FencedLeaderEpoch(epoch, session, self._leader_epoch)
         if statement.broker_epoch == follower.broker_epoch and session <= follower.session:
-            return FencedLeaderEpoch(epoch, session)  # another one overtook it
+            return FencedLeaderEpoch(epoch, session, self._leader_epoch)  # another one overtook it
         is_empty = statement.last_epoch is None
         if offset < ends.log_start or (is_empty and offset > ends.log_end):
             return OutOfRange(epoch, session, ends.log_start, ends.log_end)

@@ -37,7 +37,7 @@ class Statement:
     """Counts once the statement is served, which shows that what lies below is the leader's own."""
 
 
-# --- what the leader says ---------------------------------------------------------------------------------
+# --- what the leader says: of the (leader epoch, session) that was stated ----------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,9 @@ class FencedLeaderEpoch:
     """The follower's view is old: of the leader epoch, of its own start, or of its sessions (rule 2)."""
 
     leader_epoch: int
-    """The leader's."""
     session: int
+    current_epoch: int
+    """The leader's leader epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,9 @@ class UnknownLeaderEpoch:
     """The leader's view is old: of the leader epoch, or of who is a replica (rule 2). Ask again later."""
 
     leader_epoch: int
-    """The leader's."""
     session: int
+    current_epoch: int
+    """The leader's leader epoch."""
 
 
 Answer = Serving | Diverging | OutOfRange | FencedLeaderEpoch | UnknownLeaderEpoch
