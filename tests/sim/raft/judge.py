@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 from millpond_broker.consensus.metadata_log import CommittedEntry, NotApplied, Ok, ProposeOutcome
 from millpond_broker.consensus.raft import codec
@@ -36,6 +37,10 @@ def key_of(envelope: Envelope) -> Key:
     return envelope.proposer, envelope.sequence
 
 
+NOBODY: Final = 0
+"""No voter has that id."""
+
+
 @dataclass
 class Judge:
     """Told of everything. Raises Anomaly."""
@@ -62,6 +67,12 @@ class Judge:
             raise Anomaly("image-went-back", f"voter {voter} was at {position}, and is at {image.version}")
         self.history.begins(voter, image.version)
         self.same_image(voter, image)
+
+    def formatted(self, first: CommittedEntry) -> None:
+        """A log begins with this command, which is committed by construction and not told again."""
+        if first.index not in self._images:
+            _, result = apply(EMPTY, first.index, first.envelope)
+            self.applied(NOBODY, first, result)
 
     def applied(self, voter: int, entry: CommittedEntry, result: CommandResult) -> None:
         """It applied that."""

@@ -7,14 +7,20 @@ from pathlib import Path
 from random import Random
 
 from millpond.wire.errors import NotADataDirectory, StorageFull
-from millpond_broker.consensus.codec import encode
+from millpond_broker.consensus.codec import decode, encode
 from millpond_broker.consensus.journal import JournalFailed
 from millpond_broker.consensus.metadata_log import CommittedEntry, ProposeOutcome
 from millpond_broker.consensus.raft.compaction import CompactionOptions
 from millpond_broker.consensus.raft.guards import Guards
 from millpond_broker.consensus.raft.voter import Voter, VoterFailed, VoterOptions
 from millpond_broker.consensus.records import JournalDamaged
-from millpond_broker.consensus.store import METADATA, Store, format_directory, format_joiner
+from millpond_broker.consensus.store import (
+    FIRST_COMMAND_INDEX,
+    METADATA,
+    Store,
+    format_directory,
+    format_joiner,
+)
 from millpond_broker.core.commands import Envelope, InitCluster
 from millpond_broker.core.commands import Voter as VoterRecord
 from millpond_broker.core.image import CommandResult
@@ -155,6 +161,9 @@ class VoterHost(Host):
             self.explain(failed)
             raise Ended("failed") from None
         self._voter = voter
+        if store.snapshot is None and voter.image.version:
+            (first,) = store.journal.entries(FIRST_COMMAND_INDEX, 1)
+            self.judge.formatted(CommittedEntry(first.index, first.term, decode(first.data)))
         self.judge.begins(self.host_id, voter.image, is_start=True)
         return VoterProcess(self, voter)
 

@@ -9,6 +9,7 @@ voted, would let the others lose it too (Raft's promise rests on it).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,8 @@ from millpond_broker.consensus.snapshots import (
 from millpond_broker.storage.files import Files
 
 METADATA: Final = "metadata"
+FIRST_COMMAND_INDEX: Final = 2
+"""Of the command that says who votes first: it is in every log that does not begin behind it."""
 _FIRST_ENTRY: Final = Entry(1, 0, EntryKind.NO_OP, b"")
 """What every voter's log begins with, so that logs that were made apart agree on it. PySyncObj's does."""
 
@@ -39,8 +42,10 @@ def format_directory(files: Files, directory: Path, first_command: bytes, *, ter
     Every voter that a cluster begins with is formatted alike, with all of them in the first command: then
     each has it, and it is committed. Raises OSError.
     """
-    first = Entry(2, term, EntryKind.COMMAND, first_command)
-    _format(files, directory, Base(term=term, vote=vote, commit_index=2), [_FIRST_ENTRY, first])
+    first = Entry(FIRST_COMMAND_INDEX, term, EntryKind.COMMAND, first_command)
+    _format(
+        files, directory, Base(term=term, vote=vote, commit_index=FIRST_COMMAND_INDEX), [_FIRST_ENTRY, first]
+    )
 
 
 def format_joiner(files: Files, directory: Path) -> None:
@@ -111,7 +116,8 @@ class Store:
         # From here on a start takes it, and does the rest itself.
         self.journal.reset(snapshot.last_index + 1, snapshot.last_term)
         self.snapshot = snapshot
-        remove_other_snapshots(self.files, self.home, {snapshot.last_index})
+        with suppress(OSError):  # it is installed; the next compaction tidies up
+            remove_other_snapshots(self.files, self.home, {snapshot.last_index})
 
 
 def _aligned(files: Files, home: Path, journal: Journal) -> Store:

@@ -14,6 +14,7 @@ from millpond_broker.consensus.codec import COMMAND_BYTES_MAX
 from millpond_broker.consensus.journal import Entry, EntryKind
 from millpond_broker.consensus.raft.codec import NUMBER_END, BadMessage, decode, encode
 from millpond_broker.consensus.raft.messages import (
+    Address,
     Appended,
     AppendEntries,
     InstallSnapshot,
@@ -49,6 +50,7 @@ EXAMPLES: list[Message] = [
     PreVoted(8, granted=True, asked_term=9),
     NewerTerm(9),
     TimeoutNow(10),
+    Address(11, "broker-1:7071"),
 ]
 
 
@@ -75,6 +77,8 @@ def test_a_message_comes_back_as_it_went(message: Message) -> None:
         Vote(NUMBER_END),
         InstallSnapshot(5, Snapshot(0, 0, b""), 0),
         PreVoted(1, granted=True, asked_term=NUMBER_END),
+        Address(1, ""),
+        Address(1, "x" * 600),
     ],
     ids=repr,
 )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from random import Random
+
 import pytest
 
+from millpond.wire.errors import NotADataDirectory
+from millpond_broker.consensus import store as store_module
 from millpond_broker.consensus.metadata_log import NotApplied, Ok, Unknown
 from millpond_broker.consensus.peers import PeerIdentity
 from millpond_broker.consensus.raft.codec import BadMessage, decode, encode
@@ -21,7 +27,15 @@ from millpond_broker.consensus.raft.messages import (
 from millpond_broker.consensus.raft.voter import Voter, VoterFailed, VoterOptions
 from millpond_broker.consensus.snapshots import Snapshot
 from millpond_broker.consensus.store import Store
-from millpond_broker.core.commands import AddVoter, AllocateProducerIds, Barrier, RemoveVoter
+from millpond_broker.core.commands import (
+    AddVoter,
+    AllocateProducerIds,
+    Barrier,
+    RemoveVoter,
+)
+from millpond_broker.core.commands import (
+    Voter as VoterRecord,
+)
 from millpond_broker.core.image import Applied
 from tests.unit.consensus.raft.ring import CLUSTER, DIRECTORY, Ring, record, ring
 
@@ -175,16 +189,31 @@ def test_a_failed_sync_ends_the_voter_before_anything_leaves() -> None:
         assert isinstance(outcomes[0], Unknown)
 
 
-def test_a_full_disk_refuses_and_heals() -> None:
-    """It is nobody's end: the leader says so, and goes on when there is room."""
+def test_a_leader_with_a_full_disk_gives_its_place_to_one_that_has_room() -> None:
     with ring(3) as one:
         leader = one.controller()
+        one.step(20)
         one.fill(leader)
-        refused = one.do(leader, Barrier())
-        assert isinstance(refused, NotApplied)
+        assert isinstance(one.do(leader, Barrier()), NotApplied)
+        one.until(lambda: not one.voters[leader].is_leader)
+        successor = one.controller(besides=leader)
+        one.take_ids(successor, 5)
+        one.step(300)
+        assert not one.voters[leader].is_leader, "it stands for nothing meanwhile"
+        one.disks[leader].capacity_bytes = None
+        one.settle()
+
+
+def test_a_lone_voter_with_a_full_disk_refuses_and_heals() -> None:
+    with ring(1) as one:
+        leader = one.controller()
+        term = one.voters[leader].term
+        one.fill(leader)
+        for _ in range(20):
+            assert isinstance(one.do(leader, Barrier()), NotApplied)
         one.disks[leader].capacity_bytes = None
         assert isinstance(one.do(one.leader(), Barrier()), Ok)
-        one.settle()
+        assert one.voters[leader].term == term, "it went on leading"
 
 
 def test_a_follower_with_a_full_disk_catches_up_later() -> None:
@@ -299,9 +328,13 @@ def test_an_answer_of_another_term_counts_for_nothing() -> None:
         last = voter._store.journal.last_index
         for peer in set(one.voters) - {leader}:
             voter.receive(peer, encode(Appended(voter.term - 1, last + 1, success=True)))
-            voter.receive(peer, encode(Appended(voter.term, last + 100, success=True)))
+            for success in (True, False):
+                voter.receive(peer, encode(Appended(voter.term, last + 100, success=success)))
         voter.tick()
         assert not outcomes
+        one.cut.clear()
+        one.until(lambda: outcomes)
+        assert isinstance(outcomes[0], Ok), "and it goes on"
 
 
 def test_a_repeated_append_takes_nothing_back() -> None:
@@ -410,11 +443,123 @@ def test_the_metadata_of_another_disk_are_refused() -> None:
         one.step(5)
         one.voters[1].close()
         store = Store.open(one.disks[1], DIRECTORY)
-        voter = Voter(
-            store, broker_id=1, directory_id="another", now=lambda: one.now, random=one.disks[1]._random
-        )
-        with pytest.raises(VoterFailed, match="disk-1"):
-            voter.tick()
+        with pytest.raises(NotADataDirectory, match="disk-1"):
+            Voter(store, broker_id=1, directory_id="another", now=lambda: one.now, random=Random(1))
+
+
+def test_nobody_stands_because_its_clock_went_on_in_the_middle_of_a_tick() -> None:
+    """A process may be stopped anywhere, for as long as an election takes: also between what lets the library
+    stand and the library's own look at the clock.
+    """
+    with ring(3) as one:
+        leader = one.controller()
+        term = one.voters[leader].term
+        joiner = one.join(4)
+        follower = leader % 3 + 1
+        for key in (4, follower):
+            library = one.voters[key]._library
+            real_tick = library.tick
+
+            def tick(real_tick: Callable[[], None] = real_tick) -> None:
+                one.now += 3.0
+                try:
+                    real_tick()
+                finally:
+                    one.now -= 3.0
+
+            library.tick = tick  # type: ignore[method-assign]  # the pause
+        one.step(300)
+        assert joiner.term == 0
+        assert joiner.voters == {}
+        assert one.voters[leader].term == term
+
+
+def test_a_new_voter_that_restarts_knows_who_votes_from_its_log() -> None:
+    """Whoever votes first is in the log's first command, committed or not: it is by construction."""
+    with ring(3) as one:
+        leader = one.controller()
+        one.join(4)
+        assert isinstance(one.do(leader, AddVoter(record(4))), Ok)
+        one.settle()
+        one.crash(4)
+        restarted = one.start(4)
+        assert set(restarted.voters) == {1, 2, 3, 4}
+
+
+def test_a_snapshot_is_installed_though_tidying_up_behind_it_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ring(3) as one:
+        leader = one.controller()
+        late = next(key for key in one.voters if key != leader)
+        one.take_ids(leader, 60)
+        one.settle()
+        one.crash(late)
+        one.take_ids(leader, 300)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "no room")
+
+        monkeypatch.setattr(store_module, "remove_other_snapshots", full)
+        one.start(late)
+        one.step(100)
+        monkeypatch.undo()
+        one.settle()
+        assert ids(one.voters[late]) == 360
+
+
+def test_a_snapshot_on_its_way_is_not_followed_by_what_cannot_be_had_without_it() -> None:
+    with ring(3) as one:
+        leader = one.controller()
+        late = next(key for key in one.voters if key != leader)
+        one.crash(late)
+        one.take_ids(leader, 300)
+        one.fill(late)
+        one.start(late)
+        said = 0
+        for _ in range(100):
+            one.step()
+            said += sum(
+                len(data) for source, target, data in one.on_the_way if (source, target) == (leader, late)
+            )
+        assert said < 60_000, "one snapshot and heartbeats"
+
+
+def test_a_voter_that_was_away_answers_a_leader_that_it_has_not_heard_of() -> None:
+    """It was not there when that one was added, so it cannot know its address but from itself."""
+    with ring(3) as one:
+        leader = one.controller()
+        away = leader % 3 + 1
+        one.crash(away)
+        one.join(4)
+        assert isinstance(one.do(leader, AddVoter(record(4))), Ok)
+        one.settle()
+        voter = one.start(away)
+        assert 4 not in voter.peer_addresses
+        one.step(5)
+        assert voter.peer_addresses[4] == record(4).address
+
+
+def test_the_id_of_a_removed_voter_with_another_disk_can_be_added() -> None:
+    """What the log says of the disk before is over for the new one that replays it."""
+    with ring(3) as one:
+        leader = one.controller()
+        for command in (AddVoter(VoterRecord(4, "a disk that is gone", "a:1")), RemoveVoter(4)):
+            assert isinstance(one.do(leader, command), Ok)
+        assert isinstance(one.do(leader, AddVoter(record(4))), Ok)
+        one.join(4)
+        one.settle()
+        assert set(one.voters[4].voters) == {1, 2, 3, 4}
+
+
+def test_a_change_of_voters_that_would_be_refused_gets_no_entry() -> None:
+    with ring(3) as one:
+        leader = one.controller()
+        one.step(20)
+        outcomes = one.ask(leader, AddVoter(record(4)), sequence=0)
+        one.until(lambda: outcomes)
+        assert isinstance(outcomes[0], NotApplied)
+        assert set(one.voters[leader].voters) == {1, 2, 3}
 
 
 @pytest.mark.parametrize(

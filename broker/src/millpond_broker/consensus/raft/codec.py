@@ -13,6 +13,7 @@ from millpond.v1.internal import raft_pb2 as pb
 from millpond_broker.consensus.codec import COMMAND_BYTES_MAX
 from millpond_broker.consensus.journal import Entry, EntryKind
 from millpond_broker.consensus.raft.messages import (
+    Address,
     Appended,
     AppendEntries,
     InstallSnapshot,
@@ -25,6 +26,7 @@ from millpond_broker.consensus.raft.messages import (
     Vote,
 )
 from millpond_broker.consensus.snapshots import Snapshot
+from millpond_broker.core.broker_commands import TEXT_CHARACTERS_MAX
 
 NUMBER_END: Final = 1 << 62
 """Of terms and indexes: more than anybody counts to, and nothing overflows on disk."""
@@ -75,6 +77,8 @@ def encode(message: Message) -> bytes:
             made.newer_term.SetInParent()
         case TimeoutNow():
             made.timeout_now.SetInParent()
+        case Address():
+            made.address.CopyFrom(pb.Address(address=message.address))
     return made.SerializeToString()
 
 
@@ -106,6 +110,10 @@ def decode(data: bytes) -> Message:
             message = NewerTerm(term)
         case "timeout_now":
             message = TimeoutNow(term)
+        case "address":
+            message = Address(term, made.address.address)
+            if not 0 < len(message.address) <= TEXT_CHARACTERS_MAX:
+                raise BadMessage("an address that there cannot be")
         case _:
             raise BadMessage("a message of no kind that this version knows")
     _check_numbers(message)

@@ -40,7 +40,9 @@ pysyncobj.syncobj.PIPE_NOTIFIER_ENABLED = False
 
 BATCH_BYTES: Final = 4 * COMMAND_BYTES_MAX
 """Of entries in one message. An entry that fills a batch alone would be cut in pieces and pickled."""
+AT_ONCE: Final = 0.0
 NEVER: Final = float("inf")
+"""Values of `Library.election_at`."""
 _FOLLOWER, _LEADER = 0, 2
 _SUCCESS: Final = 0
 
@@ -162,10 +164,9 @@ class Library(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
     def election_at(self, at: float) -> None:
         self._SyncObj__raftElectionDeadline = at
 
-    @property
-    def due_at(self) -> float:
-        """When something is due, by its clock, if nothing comes before."""
-        return float(self._SyncObj__newAppendEntriesTime) if self.is_leader else self.election_at
+    def heartbeat_at(self) -> float:
+        """When a leader sends the next one."""
+        return float(self._SyncObj__newAppendEntriesTime)
 
     @property
     def is_asked_to_stand(self) -> bool:
@@ -244,6 +245,9 @@ class Library(SyncObj):  # type: ignore[misc]  # pysyncobj has no types
         """A snapshot has taken the place of log and state up to `index`."""
         self._SyncObj__raftLastApplied = index
         self._SyncObj__raftCommitIndex = index
+        waiting = self._SyncObj__commandsWaitingCommit  # of commands that it will never apply one by one
+        for covered in [at for at in waiting if at <= index]:
+            del waiting[covered]
 
     def give_up_leadership(self) -> bool:
         """Ask the most advanced other voter to stand. False: it is not as far as this one."""
@@ -315,6 +319,7 @@ def _from_library(message: dict[str, Any]) -> Message:
     match message["type"]:
         case "append_entries":
             assert "transmission" not in message, "no entry is as large as a batch"
+            assert message["prevLogIdx"] is not None, "what is sent follows on the log"
             return AppendEntries(
                 message["term"],
                 message["commit_index"],

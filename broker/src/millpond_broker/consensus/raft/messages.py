@@ -85,6 +85,14 @@ class NewerTerm:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """host:port where the other voters reach the sender."""
+
+    term: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimeoutNow:
     """The receiver is to stand at once: the leader of that term gives up its place to it."""
 
@@ -101,4 +109,5 @@ Message = (
     | PreVoted
     | NewerTerm
     | TimeoutNow
+    | Address
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from millpond_broker.consensus.raft.guards import Guards
-from millpond_broker.consensus.raft.library import Library, Timing
+from millpond_broker.consensus.raft.library import AT_ONCE, NEVER, Library, Timing
 from millpond_broker.consensus.raft.messages import PreVote, PreVoted
 
 
@@ -25,7 +25,7 @@ class _Round:
 
 
 class Elections:
-    """When the library may stand. It stands by itself once `Library.election_at` is past."""
+    """When the library may stand."""
 
     def __init__(
         self, library: Library, broker_id: int, *, guards: Guards, timing: Timing, random: Random, now: float
@@ -36,34 +36,50 @@ class Elections:
         self._timing = timing
         self._random = random
         self._round: _Round | None = None
+        # When to stand, by what the library set last. The library itself has NEVER, but for a tick in which
+        # it may: it reads the clock again in its tick, and a pause in between would have it stand unasked.
+        self._stand_at = library.election_at
+        self._not_before = 0.0
         # One that has just started may have heard of a leader a moment before: it must not help to depose it.
         self._leader_heard_at = now
 
+    @property
+    def due_at(self) -> float:
+        """When it may be time to stand, unless a leader is heard."""
+        armed = self._library.election_at
+        return self._stand_at if armed == NEVER else armed
+
+    def put_off(self, until: float) -> None:
+        """Do not stand before that."""
+        self._not_before = until
+
     def gate(self, now: float, voters: Collection[int]) -> PreVote | None:
-        """Before the library's tick: the question to ask the other voters, if it would stand now and may not
-        yet.
+        """Before each tick of the library: lets it stand in this one, or not; the question to ask the other
+        voters, if it would stand and may not yet.
         """
         library = self._library
+        self._stand_at = self.due_at
+        library.election_at = NEVER
         if library.is_leader:
             self._round = None
             return None
         if set(voters) == {self._broker_id}:
-            library.election_at = min(library.election_at, now)  # nobody could object
-        if library.election_at > now:
+            self._stand_at = min(self._stand_at, now)  # nobody could object
+        if max(self._stand_at, self._not_before) > now:
             return None
         if not self._guards.is_member(self._broker_id, voters):
-            library.election_at = now + self._timing.election_max
+            self._stand_at = now + self._timing.election_max
             return None
         if library.is_asked_to_stand or self._is_granted(voters):
-            library.election_at = 0.0
+            library.election_at = AT_ONCE
             return None
         log_end = library.log_end()
         self._round = _Round(log_end.term + 1, {self._broker_id})
         if self._is_granted(voters):
-            library.election_at = 0.0
+            library.election_at = AT_ONCE
             return None
         # Asking costs nobody anything: again soon, not after another time-out.
-        library.election_at = now + self._timing.heartbeat * self._random.uniform(1.0, 2.0)
+        self._stand_at = now + self._timing.heartbeat * self._random.uniform(1.0, 2.0)
         return PreVote(log_end.term + 1, log_end.last_index, log_end.last_term)
 
     def heard_leader(self, now: float) -> None:
@@ -89,7 +105,7 @@ class Elections:
             return
         self._round.granted.add(voter)
         if self._is_granted(voters):
-            self._library.election_at = 0.0
+            self._stand_at = AT_ONCE
 
     def _is_granted(self, voters: Collection[int]) -> bool:
         granted = self._round.granted if self._round and self._round.term == self._library.term + 1 else ()

@@ -20,7 +20,7 @@ from millpond_broker.consensus.raft.library import Library
 from millpond_broker.consensus.raft.log_view import LogView
 from millpond_broker.core.broker_commands import why_not_change_voters
 from millpond_broker.core.commands import AddVoter, Envelope, RemoveVoter
-from millpond_broker.core.image import CommandResult, MetadataImage, earlier_result
+from millpond_broker.core.image import CommandResult, MetadataImage, Refused, apply, earlier_result
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +53,11 @@ class Proposals:
         self._queue.append(_Proposal(data, decode(data), done))
 
     def submit(self, image: MetadataImage, *, leads: bool) -> None:
-        """Append what waits, or say why not. `leads`: all from before it came to lead is applied."""
+        """Append what waits, or say why not. `leads`: all from before it came to lead is applied. Raises
+        StorageFull, after all were told.
+        """
         appended = False
+        full: StorageFull | None = None
         while self._queue:
             proposal = self._queue.popleft()
             reason, kind = self._why_not(proposal.envelope, image, leads=leads)
@@ -63,11 +66,13 @@ class Proposals:
                     self._append(proposal, kind)
                     appended = True
                 except StorageFull as error:
-                    reason = str(error)
+                    full, reason = error, str(error)
             if reason is not None:
                 self._settle(proposal, NotApplied(reason))
         if appended:
             self._library.send_entries()
+        if full is not None:
+            raise full
 
     def executed(self, index: int, result: CommandResult) -> None:
         """Entry `index` was applied here, and gave that."""
@@ -112,7 +117,11 @@ class Proposals:
             return None, EntryKind.COMMAND  # a retry of what was done: it is told what that gave
         if isinstance(command, RemoveVoter) and command.broker_id == self._broker_id:
             return "it leads, and cannot remove itself: let another voter lead first", EntryKind.VOTERS
-        return why_not_change_voters(image, command), EntryKind.VOTERS
+        if (reason := why_not_change_voters(image, command)) is not None:
+            return reason, EntryKind.VOTERS
+        # It counts from the entry on, so applying it must not find anything wrong with it.
+        _, result = apply(image, image.version + 1, envelope)
+        return str(result.error) if isinstance(result, Refused) else None, EntryKind.VOTERS
 
     def _append(self, proposal: _Proposal, kind: EntryKind) -> None:
         def settle(applied: bool) -> None:

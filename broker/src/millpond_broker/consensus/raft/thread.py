@@ -28,6 +28,8 @@ INBOX_BYTES_MAX: Final = 64 << 20
 more floods."""
 INBOX_MESSAGES_MAX: Final = 10_000
 """Likewise, for small ones."""
+STOP_SECONDS_MAX: Final = 30.0
+"""For the turn under way when it is stopped."""
 HAND_OVER_RETRY_SECONDS: Final = 0.02
 """Until the voter that is to lead next has caught up."""
 MESSAGES_PER_TURN: Final = 256
@@ -116,13 +118,16 @@ class VoterThread:
             self._voter.close()
             return
         give_up_at = time.monotonic() + hand_over_seconds
-        while self._voter.is_leader and self._thread.is_alive() and time.monotonic() < give_up_at:
+        others = self._voter.voters.keys() - {self._voter.identity().broker_id}
+        while others and self._voter.is_leader and self._thread.is_alive() and time.monotonic() < give_up_at:
             self.call(self._voter.transfer_leadership)
             time.sleep(HAND_OVER_RETRY_SECONDS)
         with self._inbox.ready:
             self._inbox.stopping = True
             self._inbox.ready.notify()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS_MAX)
+        if self._thread.is_alive():  # a disk that does not answer; the thread is a daemon, and ends with us
+            event(_log, logging.ERROR, "metadata_voter_hangs")
 
     # --- for any thread -----------------------------------------------------------------------------------
 

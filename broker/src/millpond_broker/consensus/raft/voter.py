@@ -28,6 +28,7 @@ from millpond_broker.consensus.raft.guards import Guards
 from millpond_broker.consensus.raft.library import Library, Timing
 from millpond_broker.consensus.raft.log_view import LogView
 from millpond_broker.consensus.raft.messages import (
+    Address,
     Appended,
     AppendEntries,
     InstallSnapshot,
@@ -43,8 +44,8 @@ from millpond_broker.consensus.raft.outbox import Outbox
 from millpond_broker.consensus.raft.pre_vote import Elections
 from millpond_broker.consensus.raft.proposals import Proposals
 from millpond_broker.consensus.snapshots import Snapshot
-from millpond_broker.consensus.store import Store
-from millpond_broker.core.commands import AddVoter
+from millpond_broker.consensus.store import FIRST_COMMAND_INDEX, Store
+from millpond_broker.core.commands import AddVoter, InitCluster
 from millpond_broker.core.commands import Voter as VoterRecord
 from millpond_broker.core.image import EMPTY, CommandResult, MetadataImage, apply
 from millpond_broker.observe.logs import event
@@ -56,6 +57,14 @@ IDLE_SECONDS_MIN: Final = 0.001
 """Between two ticks when something is due: the library's comparisons are strict."""
 IDLE_SECONDS_MAX: Final = 0.1
 """Between two ticks in any case."""
+TELL_AGAIN_SECONDS: Final = 60.0
+"""Between two lines on a disk that is full: the log may be on it."""
+PUT_OFF_TIMEOUTS: Final = 10
+"""Of elections, for which a voter whose disk was full stands for none: others may have room."""
+HEARD_ADDRESSES_MAX: Final = 64
+"""Of peers that are no voters yet, as far as this one knows."""
+SNAPSHOT_BYTES_MAX: Final = 60 << 20
+"""More than this no link takes in one message."""
 SNAPSHOT_SECONDS: Final = 5.0
 """How long a peer may take over a snapshot before it is sent again."""
 
@@ -109,6 +118,10 @@ class Voter:
         one."""
         self._outbox = Outbox()
         self._outgoing: list[tuple[int, bytes]] = []
+        self._tell_full_again_at = 0.0
+        self._connected: set[int] = set()
+        self._told_address = ""  # of this voter, to those
+        self._heard_addresses: dict[int, str] = {}  # of peers that told theirs; at most HEARD_ADDRESSES_MAX
         self._snapshots_out: dict[int, tuple[int, float]] = {}  # by peer: last index, and when it was sent
         self._votes_counted: tuple[int, set[int]] = (0, set())  # the term, and who voted in it
         self._log = LogView(
@@ -167,7 +180,7 @@ class Voter:
         """Whom to keep links to: the other voters, and, for one that has no log yet, those configured."""
         # One that was the only voter has no address in the log: nobody came to it.
         told = {voter.broker_id: voter.address for voter in self._voters.values() if voter.address}
-        addresses = {**self._configured, **told}
+        addresses = {**self._configured, **self._heard_addresses, **told}
         addresses.pop(self._broker_id, None)
         return addresses
 
@@ -179,7 +192,8 @@ class Voter:
     @property
     def idle_seconds(self) -> float:
         """How long until a tick is due, if nothing comes before."""
-        return min(IDLE_SECONDS_MAX, max(IDLE_SECONDS_MIN, self._library.due_at - self._now()))
+        due_at = self._library.heartbeat_at() if self._library.is_leader else self._elections.due_at
+        return min(IDLE_SECONDS_MAX, max(IDLE_SECONDS_MIN, due_at - self._now()))
 
     def identity(self) -> PeerIdentity:
         """Who this is, for other voters."""
@@ -205,10 +219,14 @@ class Voter:
 
     def peer_connected(self, peer: int) -> None:
         """Messages to that peer can go out."""
+        self._connected.add(peer)
         self._library.set_connected(peer, connected=True)
+        if self._told_address:
+            self.send(peer, Address(self._library.term, self._told_address))
 
     def peer_disconnected(self, peer: int) -> None:
         """They cannot; what was on the way is lost."""
+        self._connected.discard(peer)
         self._library.set_connected(peer, connected=False)
         self._outbox.forget(peer)
         self._snapshots_out.pop(peer, None)
@@ -246,6 +264,7 @@ class Voter:
                     for voter in sorted(self._others()):
                         self.send(voter, question)
                 self._library.tick()
+                assert self._library.applied_index >= self._store.journal.first_index - 1, "no gap to apply"
                 self._compaction.if_due(self._image, self._others(), self._now())
             except StorageFull as error:
                 self._disk_is_full(error)
@@ -294,6 +313,8 @@ class Voter:
                 self.send(peer, self._elections.answer(message, self._now()))
             case PreVoted() if peer in self._voters:
                 self._elections.answered(peer, message, self._voters)
+            case Address():
+                self._hear_address(peer, message)
             case NewerTerm() if message.term > library.term:
                 library.adopt_term(message.term)
             case _:
@@ -326,7 +347,7 @@ class Voter:
             return
         if not self._guards.is_answer_of_term(message, self._library.term):
             return
-        if message.success and message.next_index - 1 > self._store.journal.last_index:
+        if message.next_index - 1 > self._store.journal.last_index:
             return  # nobody has more of this leader's log than it has
         if message.success:
             self._outbox.answered(peer, message.next_index)
@@ -336,6 +357,13 @@ class Voter:
         if sent is not None and message.next_index > sent[0]:
             del self._snapshots_out[peer]
         self._library.deliver(peer, message)
+
+    def _hear_address(self, peer: int, message: Address) -> None:
+        """A voter that was away while others were replaced does not know the one that leads now, and could
+        never answer it.
+        """
+        if peer in self._heard_addresses or len(self._heard_addresses) < HEARD_ADDRESSES_MAX:
+            self._heard_addresses[peer] = message.address
 
     def _hear_vote(self, peer: int, message: Vote) -> None:
         term, counted = self._votes_counted
@@ -373,7 +401,6 @@ class Voter:
         self._log.restart()
         self._library.installed(snapshot.last_index)
         self._proposals.covered(snapshot.last_index)
-        self._check_disk()
         self._voters_changed()
         event(_log, logging.INFO, "snapshot_installed", last_index=snapshot.last_index)
 
@@ -381,6 +408,9 @@ class Voter:
 
     def send(self, peer: int, message: Message) -> None:
         """A message to go out at the end of the tick."""
+        if isinstance(message, AppendEntries) and message.entries and peer in self._snapshots_out:
+            # It cannot have what comes before: it is told that there is a leader, and no more.
+            message = replace(message, entries=())
         if isinstance(message, Appended):
             message = replace(message, term=self._library.term)
             if not message.success:
@@ -395,8 +425,12 @@ class Voter:
         snapshot, now = self._store.snapshot, self._now()
         assert snapshot is not None, "a log that does not begin at the beginning has a snapshot before it"
         index, sent_at = self._snapshots_out.get(peer, (0, 0.0))
-        if index != snapshot.last_index or now - sent_at > SNAPSHOT_SECONDS:
-            self._snapshots_out[peer] = (snapshot.last_index, now)
+        if index == snapshot.last_index and now - sent_at <= SNAPSHOT_SECONDS:
+            return
+        self._snapshots_out[peer] = (snapshot.last_index, now)
+        if len(snapshot.data) > SNAPSHOT_BYTES_MAX:
+            event(_log, logging.ERROR, "snapshot_too_large", peer=peer, size_bytes=len(snapshot.data))
+        else:
             self._outbox.add(peer, InstallSnapshot(self._library.term, snapshot, crc32c(snapshot.data)))
 
     def execute(self, index: int, kind: EntryKind, data: bytes) -> None:
@@ -407,8 +441,7 @@ class Voter:
         before = self._image
         self._image, result = apply(before, index, envelope)
         self._proposals.executed(index, result)
-        if self._image.voters is not before.voters:
-            self._check_disk()
+        if kind is EntryKind.VOTERS or self._image.voters is not before.voters:
             self._voters_changed()
         if self._on_applied is not None:
             term = self._store.journal.term_at(index)
@@ -420,7 +453,9 @@ class Voter:
         self._proposals.submit(self._image, leads=self.term != 0)
 
     def state_changed(self) -> None:
-        """Looked at when the tick ends: the library is in the middle of it."""
+        """What it means is looked at when the tick ends: the library is in the middle of it."""
+        stands_for_something = self._guards.is_member(self._broker_id, self._voters)
+        assert not self._library.is_leader or stands_for_something, "who leads is a voter"
 
     # --- voters ---------------------------------------------------------------------------------------------
 
@@ -433,8 +468,17 @@ class Voter:
                 voters[change.voter.broker_id] = change.voter
             else:
                 voters.pop(change.broker_id, None)
+        own = voters.get(self._broker_id)
+        if own is not None and own.directory_id != self._directory_id:
+            del voters[self._broker_id]  # another disk's vote: this one's counts for nothing
         self._voters = dict(sorted(voters.items()))
         self._library.set_others(self._others(), self._now())
+
+        address = self._voters[self._broker_id].address if self._broker_id in self._voters else ""
+        if address and address != self._told_address:
+            self._told_address = address
+            for peer in sorted(self._connected):
+                self.send(peer, Address(self._library.term, address))
 
     def _others(self) -> set[int]:
         return set(self._voters) - {self._broker_id}
@@ -458,14 +502,19 @@ class Voter:
             self._outgoing.append((peer, codec.encode(message)))
 
     def _disk_is_full(self, error: StorageFull) -> None:
-        """What was asked did not happen, as if its message had been lost. One that came to lead and could not
-        write so leads no more: others may have room.
+        """What was asked did not happen, as if its message had been lost. Others may have room: one that
+        leads and cannot write gives its place to one of them, or up.
         """
-        event(_log, logging.WARNING, "metadata_disk_full", error=str(error))
+        now = self._now()
+        if now >= self._tell_full_again_at:
+            self._tell_full_again_at = now + TELL_AGAIN_SECONDS
+            event(_log, logging.WARNING, "metadata_disk_full", error=str(error))
+        self._elections.put_off(now + PUT_OFF_TIMEOUTS * self._options.timing.election_max)
         library = self._library
-        if library.is_leader and library.log_end().last_term != library.term:
+        began = library.log_end().last_term == library.term
+        is_alone = began and not self._others()
+        if library.is_leader and not is_alone and not (began and library.give_up_leadership()):
             library.step_down()
-            library.election_at = self._now() + 10 * self._options.timing.election_max
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -481,11 +530,18 @@ class Voter:
 
 
 def _image_at_start(store: Store) -> MetadataImage:
-    if store.snapshot is None:
-        return EMPTY
-    try:
-        image = decode_snapshot(store.snapshot.data)
-    except ValueError as error:
-        raise VoterFailed(f"{store.home}: {error}") from None
-    assert image.version == store.snapshot.last_index, "a snapshot is named by what it has"
-    return image
+    """Of the snapshot, or of what a log begins with: who its first voters are. All of them were formatted
+    with it, so that it is committed wherever it is found.
+    """
+    if store.snapshot is not None:
+        try:
+            image = decode_snapshot(store.snapshot.data)
+        except ValueError as error:
+            raise VoterFailed(f"{store.home}: {error}") from None
+        assert image.version == store.snapshot.last_index, "a snapshot is named by what it has"
+        return image
+    for entry in store.journal.entries(FIRST_COMMAND_INDEX, 1):
+        envelope = decode(entry.data)
+        assert isinstance(envelope.command, InitCluster), "a log begins with who votes"
+        return apply(EMPTY, entry.index, envelope)[0]
+    return EMPTY

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmillpond/v1/internal/raft.proto\x12\x14millpond.v1.internal\"\x8c\x04\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x35\n\x06\x61ppend\x18\x02 \x01(\x0b\x32#.millpond.v1.internal.AppendEntriesH\x00\x12\x32\n\x08\x61ppended\x18\x03 \x01(\x0b\x32\x1e.millpond.v1.internal.AppendedH\x00\x12\x39\n\x0crequest_vote\x18\x04 \x01(\x0b\x32!.millpond.v1.internal.RequestVoteH\x00\x12*\n\x04vote\x18\x05 \x01(\x0b\x32\x1a.millpond.v1.internal.VoteH\x00\x12\x39\n\x08snapshot\x18\x06 \x01(\x0b\x32%.millpond.v1.internal.InstallSnapshotH\x00\x12\x35\n\x08pre_vote\x18\x07 \x01(\x0b\x32!.millpond.v1.internal.RequestVoteH\x00\x12\x33\n\tpre_voted\x18\x08 \x01(\x0b\x32\x1e.millpond.v1.internal.PreVotedH\x00\x12\x35\n\nnewer_term\x18\t \x01(\x0b\x32\x1f.millpond.v1.internal.NewerTermH\x00\x12\x37\n\x0btimeout_now\x18\n \x01(\x0b\x32 .millpond.v1.internal.TimeoutNowH\x00\x42\x06\n\x04kind\"5\n\tRaftEntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x86\x01\n\rAppendEntries\x12\x14\n\x0c\x63ommit_index\x18\x01 \x01(\x04\x12\x16\n\x0eprevious_index\x18\x02 \x01(\x04\x12\x15\n\rprevious_term\x18\x03 \x01(\x04\x12\x30\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1f.millpond.v1.internal.RaftEntry\"/\n\x08\x41ppended\x12\x12\n\nnext_index\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\"4\n\x0bRequestVote\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\"\x06\n\x04Vote\"V\n\x0fInstallSnapshot\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"/\n\x08PreVoted\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x12\n\nasked_term\x18\x02 \x01(\x04\"\x0b\n\tNewerTerm\"\x0c\n\nTimeoutNowb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmillpond/v1/internal/raft.proto\x12\x14millpond.v1.internal\"\xbe\x04\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x35\n\x06\x61ppend\x18\x02 \x01(\x0b\x32#.millpond.v1.internal.AppendEntriesH\x00\x12\x32\n\x08\x61ppended\x18\x03 \x01(\x0b\x32\x1e.millpond.v1.internal.AppendedH\x00\x12\x39\n\x0crequest_vote\x18\x04 \x01(\x0b\x32!.millpond.v1.internal.RequestVoteH\x00\x12*\n\x04vote\x18\x05 \x01(\x0b\x32\x1a.millpond.v1.internal.VoteH\x00\x12\x39\n\x08snapshot\x18\x06 \x01(\x0b\x32%.millpond.v1.internal.InstallSnapshotH\x00\x12\x35\n\x08pre_vote\x18\x07 \x01(\x0b\x32!.millpond.v1.internal.RequestVoteH\x00\x12\x33\n\tpre_voted\x18\x08 \x01(\x0b\x32\x1e.millpond.v1.internal.PreVotedH\x00\x12\x35\n\nnewer_term\x18\t \x01(\x0b\x32\x1f.millpond.v1.internal.NewerTermH\x00\x12\x37\n\x0btimeout_now\x18\n \x01(\x0b\x32 .millpond.v1.internal.TimeoutNowH\x00\x12\x30\n\x07\x61\x64\x64ress\x18\x0b \x01(\x0b\x32\x1d.millpond.v1.internal.AddressH\x00\x42\x06\n\x04kind\"5\n\tRaftEntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x86\x01\n\rAppendEntries\x12\x14\n\x0c\x63ommit_index\x18\x01 \x01(\x04\x12\x16\n\x0eprevious_index\x18\x02 \x01(\x04\x12\x15\n\rprevious_term\x18\x03 \x01(\x04\x12\x30\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1f.millpond.v1.internal.RaftEntry\"/\n\x08\x41ppended\x12\x12\n\nnext_index\x18\x01 \x01(\x04\x12\x0f\n\x07success\x18\x02 \x01(\x08\"4\n\x0bRequestVote\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\"\x06\n\x04Vote\"V\n\x0fInstallSnapshot\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"/\n\x08PreVoted\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x12\n\nasked_term\x18\x02 \x01(\x04\"\x0b\n\tNewerTerm\"\x1a\n\x07\x41\x64\x64ress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"\x0c\n\nTimeoutNowb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millpond.v1.internal.raft_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RAFTMESSAGE']._serialized_start=58
-  _globals['_RAFTMESSAGE']._serialized_end=582
-  _globals['_RAFTENTRY']._serialized_start=584
-  _globals['_RAFTENTRY']._serialized_end=637
-  _globals['_APPENDENTRIES']._serialized_start=640
-  _globals['_APPENDENTRIES']._serialized_end=774
-  _globals['_APPENDED']._serialized_start=776
-  _globals['_APPENDED']._serialized_end=823
-  _globals['_REQUESTVOTE']._serialized_start=825
-  _globals['_REQUESTVOTE']._serialized_end=877
-  _globals['_VOTE']._serialized_start=879
-  _globals['_VOTE']._serialized_end=885
-  _globals['_INSTALLSNAPSHOT']._serialized_start=887
-  _globals['_INSTALLSNAPSHOT']._serialized_end=973
-  _globals['_PREVOTED']._serialized_start=975
-  _globals['_PREVOTED']._serialized_end=1022
-  _globals['_NEWERTERM']._serialized_start=1024
-  _globals['_NEWERTERM']._serialized_end=1035
-  _globals['_TIMEOUTNOW']._serialized_start=1037
-  _globals['_TIMEOUTNOW']._serialized_end=1049
+  _globals['_RAFTMESSAGE']._serialized_end=632
+  _globals['_RAFTENTRY']._serialized_start=634
+  _globals['_RAFTENTRY']._serialized_end=687
+  _globals['_APPENDENTRIES']._serialized_start=690
+  _globals['_APPENDENTRIES']._serialized_end=824
+  _globals['_APPENDED']._serialized_start=826
+  _globals['_APPENDED']._serialized_end=873
+  _globals['_REQUESTVOTE']._serialized_start=875
+  _globals['_REQUESTVOTE']._serialized_end=927
+  _globals['_VOTE']._serialized_start=929
+  _globals['_VOTE']._serialized_end=935
+  _globals['_INSTALLSNAPSHOT']._serialized_start=937
+  _globals['_INSTALLSNAPSHOT']._serialized_end=1023
+  _globals['_PREVOTED']._serialized_start=1025
+  _globals['_PREVOTED']._serialized_end=1072
+  _globals['_NEWERTERM']._serialized_start=1074
+  _globals['_NEWERTERM']._serialized_end=1085
+  _globals['_ADDRESS']._serialized_start=1087
+  _globals['_ADDRESS']._serialized_end=1113
+  _globals['_TIMEOUTNOW']._serialized_start=1115
+  _globals['_TIMEOUTNOW']._serialized_end=1127
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RaftMessage(_message.Message):
-    __slots__ = ("term", "append", "appended", "request_vote", "vote", "snapshot", "pre_vote", "pre_voted", "newer_term", "timeout_now")
+    __slots__ = ("term", "append", "appended", "request_vote", "vote", "snapshot", "pre_vote", "pre_voted", "newer_term", "timeout_now", "address")
     TERM_FIELD_NUMBER: _ClassVar[int]
     APPEND_FIELD_NUMBER: _ClassVar[int]
     APPENDED_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class RaftMessage(_message.Message):
     PRE_VOTED_FIELD_NUMBER: _ClassVar[int]
     NEWER_TERM_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_NOW_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     term: int
     append: AppendEntries
     appended: Appended
@@ -28,7 +29,8 @@ class RaftMessage(_message.Message):
     pre_voted: PreVoted
     newer_term: NewerTerm
     timeout_now: TimeoutNow
-    def __init__(self, term: _Optional[int] = ..., append: _Optional[_Union[AppendEntries, _Mapping]] = ..., appended: _Optional[_Union[Appended, _Mapping]] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., vote: _Optional[_Union[Vote, _Mapping]] = ..., snapshot: _Optional[_Union[InstallSnapshot, _Mapping]] = ..., pre_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., pre_voted: _Optional[_Union[PreVoted, _Mapping]] = ..., newer_term: _Optional[_Union[NewerTerm, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ...) -> None: ...
+    address: Address
+    def __init__(self, term: _Optional[int] = ..., append: _Optional[_Union[AppendEntries, _Mapping]] = ..., appended: _Optional[_Union[Appended, _Mapping]] = ..., request_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., vote: _Optional[_Union[Vote, _Mapping]] = ..., snapshot: _Optional[_Union[InstallSnapshot, _Mapping]] = ..., pre_vote: _Optional[_Union[RequestVote, _Mapping]] = ..., pre_voted: _Optional[_Union[PreVoted, _Mapping]] = ..., newer_term: _Optional[_Union[NewerTerm, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., address: _Optional[_Union[Address, _Mapping]] = ...) -> None: ...
 
 class RaftEntry(_message.Message):
     __slots__ = ("term", "kind", "data")
@@ -95,6 +97,12 @@ class PreVoted(_message.Message):
 class NewerTerm(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Address(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
 
 class TimeoutNow(_message.Message):
     __slots__ = ()
