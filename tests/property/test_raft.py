@@ -17,6 +17,8 @@ from tests.sim.raft.world import simulated
 
 SEEDS = range(20)
 SECONDS = 25.0
+FOUND_SEEDS = (399, 20597)
+"""In each, a voter that had been away could not answer a leader that was added meanwhile."""
 STOCK_SEEDS = (15, 88)
 """Of those from 0 to 99: in each, the library lost what it had acknowledged."""
 
@@ -27,6 +29,11 @@ def test_what_was_acknowledged_survives_faults(seed: int) -> None:
     again = f"python -m tests.sim.raft --replay {seed}"
     assert report.anomaly is None, f"{report.detail}\n{again}\n" + "\n".join(report.trace)
     assert report.acknowledged > 0, "it did something"
+
+
+@pytest.mark.parametrize("seed", FOUND_SEEDS)
+def test_what_once_failed_does_not(seed: int) -> None:
+    assert run(Plan(seed)).anomaly is None
 
 
 @pytest.mark.parametrize("seed", STOCK_SEEDS)

@@ -169,7 +169,7 @@ MUTANTS: Final = (
     ),
     Mutant("sync_before_commit", 0, "lost-acknowledged", NoSyncBeforeCommit, ("power",), nodes=1),
     Mutant("unrepeated", 0, "assertion", Repeated, _LOGS),
-    Mutant("known_commit", 0, "applied-prefix", CommitUnknown, story=scenarios.tail_of_deposed),
+    Mutant("known_commit", 0, "assertion", CommitUnknown, story=scenarios.tail_of_deposed),
     Mutant("resend_from", 0, "stuck", ResendStepByStep, story=scenarios.long_tail, heal_seconds=10.0),
     Mutant(
         "is_answer_of_term", 0, "lost-acknowledged", AnswerOfAnyTerm, nodes=5, story=scenarios.late_answers
@@ -191,5 +191,7 @@ MUTANTS: Final = (
     Mutant("knows_voters", 0, "too-few-votes", VotersFromAnyLog, ("wipe", "replace")),
     Mutant("tells_newer_term", 1, "stuck", NewerTermUntold, story=scenarios.one_ahead_in_term),
     Mutant("may_change_voters", 0, "assertion", VotersChangeAtOnce, story=scenarios.two_at_once),
-    Mutant("Voter.admit", 0, "assertion", Guards, admits_all=True, story=scenarios.wiped_under_its_id),
+    Mutant(
+        "Voter.admit", 0, "lost-acknowledged", Guards, admits_all=True, story=scenarios.wiped_under_its_id
+    ),
 )

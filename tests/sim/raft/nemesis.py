@@ -127,7 +127,7 @@ class Nemesis:
         for pair in self.world.links:
             self.world.mend(*pair)
         self._usual_delays()
-        for host in self.world.hosts.values():
+        for host in list(self.world.hosts.values()):  # one that cannot start is replaced by a new one
             if hasattr(host, "mend_disk"):
                 host.mend_disk()
             if host.process is None and not host.is_gone:
