@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from millpond_broker.core.epochs import LeaderEpochs
 from millpond_broker.core.follower import Follower, Turn
@@ -104,9 +104,16 @@ class Controller:
     def image(self) -> Image:
         return self.images[-1]
 
-    def register(self, member: Member) -> None:
-        """A new start; rule 12 wants the old one fenced first."""
+    def may_leave(self, broker_id: int) -> bool:
+        """Whether others have what was acknowledged."""
+        return bool((self.image.isr | self.image.elr) - {broker_id})
+
+    def register(self, member: Member, *, has_lost: bool) -> None:
+        """A new start; rule 12 wants the old one fenced first, and rule 15 its seat if it lost anything."""
         self.fence(member.broker_id)
+        if has_lost:
+            gone = frozenset({member.broker_id})
+            self._change(self.image.isr - gone, gone)
         self._stand(member.broker_id, Standing(member.broker_epoch, may_join=False))
 
     def fence(self, broker_id: int) -> None:
@@ -134,9 +141,9 @@ class Controller:
         """A replica has bad bytes, and leaves ISR and ELR, unless it is the last (rule 15). The leader epoch
         is a new one, so that nothing that was said of the damaged log counts any more.
         """
-        image, gone = self.image, frozenset({broker_id})
-        if (image.isr | image.elr) - gone:
-            self._change(image.isr - gone, gone, is_new_epoch=True)
+        if self.may_leave(broker_id):
+            gone = frozenset({broker_id})
+            self._change(self.image.isr - gone, gone, is_new_epoch=True)
 
     def alter(self, sender: Member, wanted: WantedIsr) -> AlterOutcome:
         """Rule 11."""
@@ -262,3 +269,29 @@ class Plan:
     """The share of steps that are a fault of some kind."""
     is_harsh: bool = False
     """Messages within a stream are lost, doubled and reordered, too."""
+
+
+WORK: Final = (
+    *["produce"] * 5,
+    *["sync"] * 8,
+    *["deliver"] * 20,
+    *["push"] * 10,
+    *["connect"] * 4,
+    *["cut"] * 2,
+    *["call"] * 4,
+    *["see"] * 6,
+    *["unfence"] * 2,
+    *["start"] * 1,
+    *["pass_time"] * 2,
+)
+"""What goes on all the time, each as often as it is here."""
+TROUBLE: Final = (
+    *["crash"] * 3,
+    *["fence"] * 2,
+    *["disconnect"] * 3,
+    *["elect"] * 2,
+    *["trim"] * 2,
+    *["corrupt"] * 1,
+    *["leave"] * 2,
+    *["fail_sync"] * 1,
+)

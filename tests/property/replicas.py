@@ -25,6 +25,8 @@ from millpond_broker.core.replication import (
 )
 from tests.property.replica_judge import Judge, Violation
 from tests.property.replica_models import (
+    TROUBLE,
+    WORK,
     Batch,
     Broker,
     Call,
@@ -74,7 +76,7 @@ class World:
 
     def step(self) -> None:
         """One thing that may happen."""
-        kinds = _TROUBLE if self.random.random() < self.plan.trouble else _WORK
+        kinds = TROUBLE if self.random.random() < self.plan.trouble else WORK
         getattr(self, self.random.choice(kinds))()
         self._judge()
 
@@ -310,12 +312,18 @@ class World:
         broker = self._some(lambda broker: not broker.is_up)
         if broker is None:
             return
+        disk, has_lost = broker.disk, False
+        if not self.plan.waits_for_sync and self.controller.may_leave(broker.broker_id):
+            has_lost = self.random.random() < 0.5
+        if has_lost:
+            disk.cut(self.random.randint(disk.durable_end, disk.log_end))
+            disk.saved_high_watermark = min(disk.saved_high_watermark, disk.log_end)
         broker.is_up = True
-        broker.disk.durable_end = broker.disk.log_end
+        disk.durable_end = disk.log_end
         broker.epoch = 100 + len(self.controller.images)
         broker.last_epoch = -1
         broker.seen = max(0, len(self.controller.images) - 1 - self.random.randint(0, 3))
-        self.controller.register(broker.member)
+        self.controller.register(broker.member, has_lost=has_lost)
         self.tell(f"{broker.broker_id} starts as {broker.epoch}")
 
     def corrupt(self) -> None:
@@ -400,6 +408,9 @@ class World:
 
     def _some_stream(self) -> Stream | None:
         filled = [stream for stream in self.streams if stream.up or stream.down]
+        if self.random.random() < 0.98:  # what was replaced delivers late
+            held = {broker.stream for broker in self.brokers.values()}
+            filled = [stream for stream in filled if stream in held]
         return self.random.choice(filled) if filled else None
 
     def _deliver_up(self, stream: Stream) -> None:
@@ -559,32 +570,6 @@ class World:
 def _may_begin(broker: Broker) -> bool:
     follower = broker.follower
     return follower is not None and broker.cut is None and follower.state is FollowerState.IDLE
-
-
-_WORK: Final = (
-    *["produce"] * 5,
-    *["sync"] * 8,
-    *["deliver"] * 20,
-    *["push"] * 10,
-    *["connect"] * 4,
-    *["cut"] * 2,
-    *["call"] * 4,
-    *["see"] * 6,
-    *["unfence"] * 2,
-    *["start"] * 1,
-    *["pass_time"] * 2,
-)
-"""What goes on all the time, each as often as it is here."""
-_TROUBLE: Final = (
-    *["crash"] * 3,
-    *["fence"] * 2,
-    *["disconnect"] * 3,
-    *["elect"] * 2,
-    *["trim"] * 2,
-    *["corrupt"] * 1,
-    *["leave"] * 2,
-    *["fail_sync"] * 1,
-)
 
 
 def run(seed: int, plan: Plan) -> World:

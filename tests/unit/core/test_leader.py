@@ -1,6 +1,6 @@
 """Where the high watermark moves, and who may be answered then (rules 6 to 8): a leader by itself.
 
-With followers: test_replication. All of it under any faults: tests/property/test_replication.
+With followers: test_leader_stories. All of it under any faults: tests/property/test_replication.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ sees a record. End offsets are exclusive.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -184,14 +183,11 @@ class Leader(Generic[W]):
         return self._step(now_ms, self.in_sync.answered(wanted, outcome, now_ms))
 
     def tick(self, now_ms: int) -> Step[W]:
-        """Time went on: who lags is out of sync (rule 9). A few times a second."""
-        lagging = [follower for follower in self._followers if self._lags(follower, now_ms)]
-        for follower in lagging:
-            follower.is_joining = False
-        leaving = [follower.broker_id for follower in lagging]
-        return self._step(now_ms, self.in_sync.tick(now_ms), leaving)
+        """Time went on: who lags is out of sync, what has no answer is asked again. A few times a second."""
+        return self._step(now_ms, self.in_sync.tick(now_ms))
 
     def _lags(self, follower: Follower, now_ms: int) -> bool:
+        """Rule 9."""
         if follower.end >= self._ends.log_end:
             return False  # an idle partition asks nothing of anybody
         return now_ms - self._append_times.at_ms(follower.end) > self.reign.replica_lag_ms_max
@@ -234,13 +230,13 @@ class Leader(Generic[W]):
 
     # --- what follows ---------------------------------------------------------------------------------
 
-    def _step(self, now_ms: int, asked: WantedIsr | None = None, lagging: Collection[int] = ()) -> Step[W]:
+    def _step(self, now_ms: int, asked: WantedIsr | None = None) -> Step[W]:
         """What follows from an event. `asked`: what the controller is asked in any case."""
         ends, before = self._ends, self._ends.high_watermark
         for follower in self._followers:
-            self._review(follower)
+            self._review(follower, now_ms)
         # Who joins counts at once (rule 10), so the ISR comes before the high watermark.
-        wanted = asked or self._wanted(lagging, now_ms)
+        wanted = asked or self._wanted(now_ms)
         if self.in_sync.has_enough:
             ends.high_watermark = max(before, self._committed_end())
         ends.check()
@@ -253,9 +249,10 @@ class Leader(Generic[W]):
             self._followers.newly_due(),
         )
 
-    def _review(self, follower: Follower) -> None:
+    def _review(self, follower: Follower, now_ms: int) -> None:
         """Whether it may join the ISR (rule 10). Who may is waited for, so that it does not fall behind while
-        another change is under way.
+        another change is under way; but not for longer than a member, or one that was removed because it
+        lags would be back at once, holding the high watermark where itself had held it.
         """
         broker_id = follower.broker_id
         follower.went_back &= broker_id in self.in_sync.maximal
@@ -264,17 +261,23 @@ class Leader(Generic[W]):
             and broker_id not in self.in_sync.committed.isr
             and self.in_sync.is_eligible(broker_id, follower.broker_epoch)
             and (follower.is_joining or follower.end >= max(self.high_watermark, self.epoch_start))
+            and not self._lags(follower, now_ms)
         )
 
-    def _wanted(self, lagging: Collection[int], now_ms: int) -> WantedIsr | None:
+    def _wanted(self, now_ms: int) -> WantedIsr | None:
         if self.in_sync.is_asking:
             return None
-        isr = self.in_sync.committed.isr
-        joining = {
-            follower.broker_id: follower.broker_epoch for follower in self._followers if follower.is_joining
-        }
-        unseated = {follower.broker_id for follower in self._followers if follower.went_back} & isr
-        return self.in_sync.want(joining, unseated | isr.intersection(lagging), unseated, now_ms)
+        joining, leaving, unseated = {}, set(), set()
+        for follower in self._followers:
+            broker_id = follower.broker_id
+            if follower.is_joining:
+                joining[broker_id] = follower.broker_epoch
+            elif broker_id in self.in_sync.committed.isr:
+                if follower.went_back:
+                    unseated.add(broker_id)
+                if follower.went_back or self._lags(follower, now_ms):
+                    leaving.add(broker_id)
+        return self.in_sync.want(joining, leaving, unseated, now_ms)
 
     def _committed_end(self) -> int:
         """Rule 6: the least end of whoever is in the ISR, may be by now, or is about to be."""
