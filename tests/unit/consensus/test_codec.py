@@ -41,6 +41,7 @@ from millpond_broker.core.commands import (
     GiveUpPartitions,
     InitCluster,
     InSyncChange,
+    InSyncMember,
     PartitionChange,
     PartitionSeen,
     RaiseFeatureLevel,
@@ -81,7 +82,7 @@ EXAMPLES: list[Command] = [
     UnfenceBroker(2, 9),
     StopBroker(3, 1),
     AlterPartitions(
-        1, 2**40, (InSyncChange(id_of("t"), 7, 3, 9, (BrokerStart(1, 4), BrokerStart(2, 5)), (3,)),)
+        1, 2**40, (InSyncChange(id_of("t"), 7, 3, 9, (InSyncMember(1, 4, 9), InSyncMember(2, 5)), (3,)),)
     ),
     GiveUpPartitions(1, 4, (GiveUp(id_of("t"), 0, 9, True), GiveUp(id_of("t"), 1, 0))),
     ElectLeaders((Election(id_of("t"), 0, 1, 9, ElectionKind.UNCLEAN), Election(id_of("t"), 1, 2, 3, 77))),

@@ -39,6 +39,7 @@ from millpond_broker.core.commands import (
     GiveUpPartitions,
     InitCluster,
     InSyncChange,
+    InSyncMember,
     Pairs,
     PartitionChange,
     PartitionSeen,
@@ -151,7 +152,12 @@ def _in_sync(change: InSyncChange) -> pb.InSyncChange:
         partition=change.partition,
         leader_epoch=change.leader_epoch,
         partition_epoch_seen=change.partition_epoch_seen,
-        isr=_starts(change.isr),
+        isr=[
+            pb.InSyncMember(
+                broker_id=member.broker_id, broker_epoch=member.broker_epoch, stated_in=member.stated_in
+            )
+            for member in change.isr
+        ],
         unseated=change.unseated,
     )
 
@@ -162,7 +168,7 @@ def _to_in_sync(message: pb.InSyncChange) -> InSyncChange:
         partition=message.partition,
         leader_epoch=message.leader_epoch,
         partition_epoch_seen=message.partition_epoch_seen,
-        isr=_to_starts(message.isr),
+        isr=tuple(InSyncMember(m.broker_id, m.broker_epoch, m.stated_in) for m in message.isr),
         unseated=tuple(message.unseated),
     )
 

@@ -525,6 +525,27 @@ def test_a_snapshot_on_its_way_is_not_followed_by_what_cannot_be_had_without_it(
         assert said < 60_000, "one snapshot and heartbeats"
 
 
+def test_a_snapshot_that_was_lost_holds_nobody_up_in_a_later_leadership() -> None:
+    """The leader that sent it was deposed, and leads again: what it owed is of a time that is over."""
+    with ring(3) as one:
+        leader = one.controller()
+        late, other = (key for key in one.voters if key != leader)
+        one.take_ids(leader, 60)
+        one.settle()
+        one.voters[leader]._snapshots_out[late] = (10**6, one.now + 1000.0)  # whatever it was, for long
+        one.isolate(leader)
+        one.controller(besides=leader)
+        one.cut.clear()
+        one.settle()
+        one.crash(other)
+        successor = one.controller(besides=0)
+        if successor != leader:
+            assert one.voters[successor].transfer_leadership()
+            one.until(lambda: one.voters[leader].term)
+        one.controller()
+        one.take_ids(leader, 3)
+
+
 def test_a_voter_that_was_away_answers_a_leader_that_it_has_not_heard_of() -> None:
     """It was not there when that one was added, so it cannot know its address but from itself."""
     with ring(3) as one:

@@ -65,6 +65,7 @@ HEARD_ADDRESSES_MAX: Final = 64
 """Of peers that are no voters yet, as far as this one knows."""
 SNAPSHOT_BYTES_MAX: Final = 60 << 20
 """More than this no link takes in one message."""
+NEVER_SENT: Final = float("-inf")
 SNAPSHOT_SECONDS: Final = 5.0
 """How long a peer may take over a snapshot before it is sent again."""
 
@@ -177,7 +178,9 @@ class Voter:
 
     @property
     def peer_addresses(self) -> dict[int, str]:
-        """Whom to keep links to: the other voters, and, for one that has no log yet, those configured."""
+        """Whom to keep links to: the other voters, those configured, and peers that told their address: this
+        one's log may not have them yet.
+        """
         # One that was the only voter has no address in the log: nobody came to it.
         told = {voter.broker_id: voter.address for voter in self._voters.values() if voter.address}
         addresses = {**self._configured, **self._heard_addresses, **told}
@@ -270,6 +273,7 @@ class Voter:
                 self._disk_is_full(error)
             if not self._library.is_leader:
                 self._proposals.lost_leadership()
+                self._snapshots_out.clear()  # a later leadership of this voter owes nobody an answer to them
             for peer, index in self._outbox.take_held_back().items():
                 self._library.send_again_from(peer, index)
             self._flush()
@@ -315,7 +319,7 @@ class Voter:
                 self._elections.answered(peer, message, self._voters)
             case Address():
                 self._hear_address(peer, message)
-            case NewerTerm() if message.term > library.term:
+            case NewerTerm() if peer in self._voters and message.term > library.term:
                 library.adopt_term(message.term)
             case _:
                 pass  # of one who does not vote, or of the past
@@ -408,7 +412,7 @@ class Voter:
 
     def send(self, peer: int, message: Message) -> None:
         """A message to go out at the end of the tick."""
-        if isinstance(message, AppendEntries) and message.entries and peer in self._snapshots_out:
+        if isinstance(message, AppendEntries) and message.entries and self._has_snapshot_to_work_on(peer):
             # It cannot have what comes before: it is told that there is a leader, and no more.
             message = replace(message, entries=())
         if isinstance(message, Appended):
@@ -420,12 +424,15 @@ class Voter:
             # Or the library would make messages of all the rest, for nothing; the tick ends with telling it.
             self._library.send_again_from(peer, self._store.journal.last_index + 1)
 
+    def _has_snapshot_to_work_on(self, peer: int) -> bool:
+        return self._now() - self._snapshots_out.get(peer, (0, NEVER_SENT))[1] <= SNAPSHOT_SECONDS
+
     def send_snapshot(self, peer: int) -> None:
         """The snapshot, unless the peer has one to work on."""
         snapshot, now = self._store.snapshot, self._now()
         assert snapshot is not None, "a log that does not begin at the beginning has a snapshot before it"
-        index, sent_at = self._snapshots_out.get(peer, (0, 0.0))
-        if index == snapshot.last_index and now - sent_at <= SNAPSHOT_SECONDS:
+        index, _ = self._snapshots_out.get(peer, (0, NEVER_SENT))
+        if index == snapshot.last_index and self._has_snapshot_to_work_on(peer):
             return
         self._snapshots_out[peer] = (snapshot.last_index, now)
         if len(snapshot.data) > SNAPSHOT_BYTES_MAX:
