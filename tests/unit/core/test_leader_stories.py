@@ -340,6 +340,41 @@ def test_a_shrink_counts_only_when_it_is_committed() -> None:
     )
 
 
+def test_a_new_leader_gives_every_member_the_whole_time() -> None:
+    """Rule 9: its clocks begin with it, whatever a member lacked before."""
+    leader_story(
+        """
+        > lead isr=1,2,3 log=20 epoch=7
+        > tick 10000
+        > state 2 20 epoch=7
+            serving from 20, high watermark 0, log start 0
+        > tick 1
+            asks for ISR 1,2 on 0
+        """
+    )
+
+
+def test_a_member_lags_from_the_append_of_the_first_record_that_it_lacks() -> None:
+    """Rule 9: the first record that it lacks counts, and an idle partition asks nothing of anybody."""
+    leader_story(
+        """
+        > lead isr=1,2
+        > state 2 0 last=-
+            serving from 0, high watermark 0, log start 0
+        > append 5
+            something for 2
+        > tick 6000
+        > append 7
+        > push 2
+            push from 0 to 7, high watermark 0
+        > ack 2 5
+        > tick 6000
+        > tick 4001
+            asks for ISR 1 on 0
+        """
+    )
+
+
 def test_a_change_without_an_answer_is_asked_for_again() -> None:
     """Rule 11: it stays pending until the metadata shows what became of it; then an answer is too late."""
     leader_story(

@@ -180,7 +180,11 @@ class Followers:
 
     def newly_due(self) -> list[int]:
         """Who has something to be pushed, and was not named since `due` last had nothing for it."""
-        named = [follower for follower in self if not follower.is_due and self._lacks(follower)]
+        named = [
+            follower
+            for follower in self._by_id.values()
+            if follower.has_session and not follower.is_due and self._lacks(follower)
+        ]
         for follower in named:
             follower.is_due = True
         return [follower.broker_id for follower in named]

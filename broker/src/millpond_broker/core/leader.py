@@ -184,7 +184,7 @@ class Leader(Generic[W]):
 
     def tick(self, now_ms: int) -> Step[W]:
         """Time went on: who lags is out of sync, what has no answer is asked again. A few times a second."""
-        return self._step(now_ms, self.in_sync.tick(now_ms))
+        return self._step(now_ms, self.in_sync.tick(now_ms), is_tick=True)
 
     def _lags(self, follower: Follower, now_ms: int) -> bool:
         """Rule 9."""
@@ -230,13 +230,21 @@ class Leader(Generic[W]):
 
     # --- what follows ---------------------------------------------------------------------------------
 
-    def _step(self, now_ms: int, asked: WantedIsr | None = None) -> Step[W]:
+    def _step(self, now_ms: int, asked: WantedIsr | None = None, *, is_tick: bool = False) -> Step[W]:
         """What follows from an event. `asked`: what the controller is asked in any case."""
         ends, before = self._ends, self._ends.high_watermark
-        for follower in self._followers:
+        isr, wanted = self.in_sync.committed.isr, asked
+        moving = [
+            follower
+            for follower in self._followers
+            if follower.is_joining or follower.went_back or follower.broker_id not in isr
+        ]
+        for follower in moving:
             self._review(follower, now_ms)
-        # Who joins counts at once (rule 10), so the ISR comes before the high watermark.
-        wanted = asked or self._wanted(now_ms)
+        # Who joins counts at once (rule 10), so the ISR comes before the high watermark. In most steps nobody
+        # is to join or to leave; who lags is looked for in a tick.
+        if wanted is None and (moving or is_tick):
+            wanted = self._wanted(now_ms, is_tick=is_tick)
         if self.in_sync.has_enough:
             ends.high_watermark = max(before, self._committed_end())
         ends.check()
@@ -264,7 +272,7 @@ class Leader(Generic[W]):
             and not self._lags(follower, now_ms)
         )
 
-    def _wanted(self, now_ms: int) -> WantedIsr | None:
+    def _wanted(self, now_ms: int, *, is_tick: bool) -> WantedIsr | None:
         if self.in_sync.is_asking:
             return None
         joining, leaving, unseated = {}, set(), set()
@@ -275,16 +283,16 @@ class Leader(Generic[W]):
             elif broker_id in self.in_sync.committed.isr:
                 if follower.went_back:
                     unseated.add(broker_id)
-                if follower.went_back or self._lags(follower, now_ms):
+                if follower.went_back or (is_tick and self._lags(follower, now_ms)):
                     leaving.add(broker_id)
         return self.in_sync.want(joining, leaving, unseated, now_ms)
 
     def _committed_end(self) -> int:
         """Rule 6: the least end of whoever is in the ISR, may be by now, or is about to be."""
-        end = self._ends.own_end
+        end, maximal = self._ends.own_end, self.in_sync.maximal
         for follower in self._followers:
-            if follower.is_joining or follower.broker_id in self.in_sync.maximal:
-                end = min(end, follower.end)
+            if follower.end < end and (follower.is_joining or follower.broker_id in maximal):
+                end = follower.end
         return end
 
     def _given_up(self) -> list[W]:
