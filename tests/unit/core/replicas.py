@@ -19,6 +19,7 @@ from millpond_broker.core.commands import (
     GiveUpPartitions,
     InitCluster,
     InSyncChange,
+    InSyncMember,
     PartitionSeen,
     RaiseFeatureLevel,
     Reassignment,
@@ -103,7 +104,12 @@ class Replicated(Cluster):
             of.get("leader_epoch", old.leader_epoch),
             of.get("seen", old.partition_epoch),
             tuple(
-                BrokerStart(member, of.get("member_epoch") or self.epoch_or_none(member)) for member in isr
+                InSyncMember(
+                    member,
+                    of.get("member_epoch") or self.epoch_or_none(member),
+                    of.get("stated_in", old.partition_epoch),
+                )
+                for member in isr
             ),
             unseated,
         )

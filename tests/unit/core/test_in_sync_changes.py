@@ -9,9 +9,9 @@ import pytest
 from millpond.wire.errors import ErrorCode
 from millpond_broker.core.commands import (
     AlterPartitions,
-    BrokerStart,
     ElectionKind,
     InSyncChange,
+    InSyncMember,
 )
 from millpond_broker.core.image import Refused
 from tests.unit.core.clusters import id_of, topic
@@ -101,7 +101,7 @@ def test_who_is_fenced_stopping_or_restarted_joins_no_isr(how: str) -> None:
     epoch = c.epoch(3)
     getattr(c, how)(3)
     seen = c.partition("orders").partition_epoch
-    change = InSyncChange(ORDERS, 0, 0, seen, (BrokerStart(1, c.epoch(1)), BrokerStart(3, epoch)))
+    change = InSyncChange(ORDERS, 0, 0, seen, (InSyncMember(1, c.epoch(1)), InSyncMember(3, epoch)))
     result = c.must(AlterPartitions(1, c.epoch(1), (change,)))
     assert isinstance(result.value, tuple)
     assert result.value[0].refused.code is ErrorCode.INELIGIBLE_REPLICA
@@ -119,7 +119,7 @@ def test_each_item_is_applied_on_what_those_before_it_left() -> None:
     """Rules 11 and 12: of two that were decided on one state the second changes nothing."""
     c = replicated(1, 2)
     c.must(topic("orders", (1, 2), (1, 2), min_insync=1))
-    one, two = (BrokerStart(1, c.epoch(1)), BrokerStart(2, c.epoch(2)))
+    one, two = (InSyncMember(1, c.epoch(1)), InSyncMember(2, c.epoch(2)))
     changes = (
         InSyncChange(ORDERS, 0, 0, 0, (one,)),
         InSyncChange(ORDERS, 0, 0, 0, (one, two)),
@@ -184,6 +184,31 @@ def test_who_found_bad_bytes_leaves_isr_and_elr() -> None:
     assert c.says == "leader 2 in 1, isr 2"
     assert c.give_up(1, leaves=True) is None, "it has left"
     assert c.says == "leader 2 in 1, isr 2"
+
+
+def test_who_gave_up_its_bytes_joins_only_by_what_it_stated_since() -> None:
+    """Rule 15: a request that was made for the log it had may be under way, or be made by a leader that has
+    not heard yet. Found by `metadata_world`.
+    """
+    c = without_three()
+    assert c.give_up(3, leaves=True) is None
+    given_up = c.partition("orders").partition_epoch
+    for stated_in in (0, given_up - 1):
+        refused = c.in_sync(1, 2, 3, stated_in=stated_in)
+        assert refused is not None
+        assert refused.code is ErrorCode.INELIGIBLE_REPLICA
+    assert c.in_sync(1, 2, 3, seen=given_up - 1) is not None, "decided before it"
+    assert c.in_sync(1, 2, 3, stated_in=given_up) is None
+    assert c.partition("orders").floors == ()
+
+
+def test_a_replica_that_is_added_joins_only_by_what_it_stated_as_one() -> None:
+    """It may have been one before, with a log that its leader remembers."""
+    c = without_three()
+    assert c.reassign(1, 2, 4) is None
+    added = c.partition("orders").partition_epoch
+    assert c.in_sync(1, 2, 4, stated_in=added - 1) is not None
+    assert c.in_sync(1, 2, 4, stated_in=added) is None
 
 
 def test_the_only_one_that_has_what_was_acknowledged_goes_offline_and_keeps_it() -> None:

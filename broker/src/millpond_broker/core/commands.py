@@ -226,16 +226,28 @@ class StopBroker:
 
 
 @dataclass(frozen=True, slots=True)
+class InSyncMember:
+    """A replica as it caught up: the broker epoch of its start, and the partition epoch of the image that it
+    had when it stated its position. By the second it is known whether that was before it gave up its bytes,
+    or before it was a replica.
+    """
+
+    broker_id: int
+    broker_epoch: int
+    stated_in: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InSyncChange:
-    """The ISR that a leader wants, each member with the broker epoch in which it caught up. `unseated`: who
-    leaves and may lack what it had acknowledged, so that it is not eligible either.
+    """The ISR that a leader wants. `unseated`: who leaves and may lack what it had acknowledged, so that it
+    is not eligible either.
     """
 
     topic_id: bytes
     partition: int
     leader_epoch: int
     partition_epoch_seen: int
-    isr: tuple[BrokerStart, ...]
+    isr: tuple[InSyncMember, ...]
     unseated: tuple[int, ...] = ()
 
 

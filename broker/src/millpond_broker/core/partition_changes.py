@@ -61,6 +61,7 @@ def _led(old: PartitionImage, leader: int, min_insync: int, partition_epoch: int
         recovering_epoch=old.recovering_epoch,
         adding=old.adding,
         removing=old.removing,
+        floors=old.floors,
     )
 
 
@@ -77,6 +78,7 @@ def led_in_recovery(old: PartitionImage, leader: int) -> PartitionImage:
         recovering_epoch=old.leader_epoch + 1,
         adding=old.adding,
         removing=old.removing,
+        floors=old.floors,
     )
 
 
@@ -129,6 +131,7 @@ def with_isr(old: PartitionImage, isr: Members, unseated: Members, min_insync: i
         recovering_epoch=old.recovering_epoch,
         adding=old.adding,
         removing=old.removing,
+        floors=old.floors and tuple(floor for floor in old.floors if floor[0] not in ordered),
     )
 
 
@@ -137,13 +140,14 @@ def without(
 ) -> PartitionImage:
     """The broker is out of the ISR, and another leads if it did. It stays eligible by rule 13, unless it is
     unseated: then it is out of the ELR as well; or, if nobody else is in either, it is offline with what it
-    has (rule 15).
+    has (rule 15). Unseating one that has no seat is a change, too: a request of its leader that was made for
+    what it had may be under way.
     """
-    if broker_id not in old.isr and not (unseated and broker_id in old.elr):
+    if broker_id not in old.isr and not (unseated and broker_id in old.replicas and (old.isr or old.elr)):
         return old
     isr = tuple([member for member in old.isr if member != broker_id])
     elr = _eligible(old, isr, min_insync, (broker_id,) if unseated else ())
-    if not isr and not elr:
+    if not isr and not elr and (broker_id in old.isr or broker_id in old.elr):
         return _offline(old, broker_id)
     leader, epoch, last = old.leader, old.leader_epoch, old.last_leader
     if leader is None or leader == broker_id:
@@ -165,8 +169,15 @@ def without(
         recovering_epoch=old.recovering_epoch,
         adding=old.adding,
         removing=old.removing,
+        floors=_with_floors(old, (broker_id,)) if unseated else old.floors,
         cuts=_cuts_of(old, elr) if leader is None else (),
     )
+
+
+def _with_floors(old: PartitionImage, members: Members) -> tuple[tuple[int, int], ...]:
+    """Nothing that these stated before the next partition epoch counts."""
+    floors = dict(old.floors) | dict.fromkeys(members, old.partition_epoch + 1)
+    return tuple(sorted(floors.items()))
 
 
 def _offline(old: PartitionImage, broker_id: int) -> PartitionImage:
@@ -184,6 +195,7 @@ def _offline(old: PartitionImage, broker_id: int) -> PartitionImage:
         recovering_epoch=old.recovering_epoch,
         adding=old.adding,
         removing=old.removing,
+        floors=old.floors,
         cuts=_cuts_of(old, (broker_id,)),
         is_offline=True,
     )
@@ -260,6 +272,7 @@ def registered(
         recovering_epoch=old.recovering_epoch,
         adding=old.adding,
         removing=old.removing,
+        floors=old.floors,
         cuts=cuts,
         is_offline=False,  # it has recovered anew, and says so again if it has to
     )
@@ -299,17 +312,18 @@ def reassigned(old: PartitionImage, target: Assignment) -> PartitionImage:
     replicas = (*target, *leaving)
     if (replicas, adding, leaving) == (old.replicas, old.adding, old.removing):
         return old
-    changed = replace(
-        old, replicas=replicas, adding=adding, removing=leaving, partition_epoch=old.partition_epoch + 1
+    added = tuple(member for member in target if member not in old.replicas)
+    # Rule 13: another replication factor clears the ELR, as `with_cleared_elr`.
+    clears = len(replicas) != len(old.replicas) and old.isr
+    return replace(
+        old,
+        replicas=replicas,
+        elr=() if clears else old.elr,
+        adding=adding,
+        removing=leaving,
+        floors=tuple(floor for floor in _with_floors(old, added) if floor[0] in replicas),
+        partition_epoch=old.partition_epoch + 1,
     )
-    return (
-        changed if len(replicas) == len(old.replicas) else _keeping_epoch(with_cleared_elr(changed), changed)
-    )
-
-
-def _keeping_epoch(changed: PartitionImage, of: PartitionImage) -> PartitionImage:
-    """Two steps of one change count once."""
-    return replace(changed, partition_epoch=of.partition_epoch)
 
 
 def why_not_finished(old: PartitionImage, min_insync: int) -> str | None:
@@ -340,6 +354,7 @@ def finished(old: PartitionImage, alive: Container[int], min_insync: int) -> Par
         isr=isr,
         last_leader=None if stays is not None else old.last_leader if old.leader is None else old.leader,
         recovering_epoch=old.recovering_epoch,
+        floors=tuple(floor for floor in old.floors if floor[0] in target),
     )
     leader = next_leader(changed, alive) if stays is None else None
     return changed if leader is None else _led(changed, leader, min_insync, changed.partition_epoch)

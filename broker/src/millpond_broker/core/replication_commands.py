@@ -31,6 +31,7 @@ from millpond_broker.core.commands import (
     GiveUp,
     GiveUpPartitions,
     InSyncChange,
+    InSyncMember,
     PartitionSeen,
     Reassignment,
     ReassignPartitions,
@@ -112,6 +113,7 @@ def _checked_isr(
     for member in item.isr:
         if member.broker_id not in old.isr:
             _check_eligible(image, member.broker_id, member.broker_epoch)
+            _check_floor(old, member)
     return isr
 
 
@@ -273,6 +275,13 @@ def _check_eligible(image: MetadataImage, broker_id: int, broker_epoch: int | No
     if broker_epoch is not None and broker_epoch != broker.epoch:
         reason = f"it caught up in broker epoch {broker_epoch}, and is in {broker.epoch}"
         raise IneligibleReplica(broker=broker_id, reason=reason)
+
+
+def _check_floor(old: PartitionImage, member: InSyncMember) -> None:
+    for broker_id, floor in old.floors:
+        if broker_id == member.broker_id and member.stated_in < floor:
+            reason = f"it stated its position in partition epoch {member.stated_in}, and has another log"
+            raise IneligibleReplica(broker=broker_id, reason=f"{reason} since {floor}")
 
 
 def _check_seen(old: PartitionImage, item: _Item) -> None:

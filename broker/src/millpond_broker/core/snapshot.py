@@ -142,6 +142,7 @@ def _rare(state: PartitionImage) -> dict[str, Any]:
         "adding": list(state.adding) or None,
         "removing": list(state.removing) or None,
         "cuts": [[cut.broker_id, cut.last_epoch, cut.end] for cut in state.cuts] or None,
+        "floors": [list(floor) for floor in state.floors] or None,
         "is_offline": True if state.is_offline else None,
     }
     return {key: value for key, value in values.items() if value is not None}
@@ -174,6 +175,7 @@ def _to_partition(values: Sequence[Any]) -> PartitionImage:
         adding=tuple(rare.get("adding", ())),
         removing=tuple(rare.get("removing", ())),
         cuts=tuple(Cut(*cut) for cut in rare.get("cuts", ())),
+        floors=tuple((member, epoch) for member, epoch in rare.get("floors", ())),
         is_offline=rare.get("is_offline", False),
     )
 

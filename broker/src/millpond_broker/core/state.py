@@ -98,6 +98,9 @@ class PartitionImage:
     """Replicas that it drops once those are in sync."""
     cuts: tuple[Cut, ...] = ()
     """Members of the ELR that wait for somebody who cut nothing, or for everybody's report. By broker id."""
+    floors: tuple[tuple[int, int], ...] = ()
+    """(broker, partition epoch): a replica that gave up its bytes, or is new, joins the ISR only by a
+    position that it stated knowing that epoch. What a leader knows from before is of a log that is gone."""
     is_offline: bool = False
     """The only member of ISR and ELR has bad bytes there, and keeps what it has (rule 15)."""
 

@@ -294,9 +294,19 @@ class InSyncChange(_message.Message):
     partition: int
     leader_epoch: int
     partition_epoch_seen: int
-    isr: _containers.RepeatedCompositeFieldContainer[BrokerStart]
+    isr: _containers.RepeatedCompositeFieldContainer[InSyncMember]
     unseated: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader_epoch: _Optional[int] = ..., partition_epoch_seen: _Optional[int] = ..., isr: _Optional[_Iterable[_Union[BrokerStart, _Mapping]]] = ..., unseated: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader_epoch: _Optional[int] = ..., partition_epoch_seen: _Optional[int] = ..., isr: _Optional[_Iterable[_Union[InSyncMember, _Mapping]]] = ..., unseated: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class InSyncMember(_message.Message):
+    __slots__ = ("broker_id", "broker_epoch", "stated_in")
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATED_IN_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    broker_epoch: int
+    stated_in: int
+    def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ..., stated_in: _Optional[int] = ...) -> None: ...
 
 class GiveUpPartitions(_message.Message):
     __slots__ = ("broker_id", "broker_epoch", "partitions")
