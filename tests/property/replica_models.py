@@ -87,6 +87,7 @@ class Image:
     isr: frozenset[int]
     elr: frozenset[int]
     brokers: dict[int, Standing]
+    floors: dict[int, int] = field(default_factory=dict)
 
 
 class Controller:
@@ -138,12 +139,12 @@ class Controller:
             self._put(image.isr, image.elr, self._random.choice(others))
 
     def give_up(self, broker_id: int) -> None:
-        """A replica has bad bytes, and leaves ISR and ELR, unless it is the last (rule 15). The leader epoch
-        is a new one, so that nothing that was said of the damaged log counts any more.
+        """A replica has bad bytes, and leaves ISR and ELR, unless it is the last (rule 15). Nothing that it
+        has stated of the damaged log lets it join again.
         """
         if self.may_leave(broker_id):
             gone = frozenset({broker_id})
-            self._change(self.image.isr - gone, gone, is_new_epoch=True)
+            self._change(self.image.isr - gone, gone, floor=gone)
 
     def alter(self, sender: Member, wanted: WantedIsr) -> AlterOutcome:
         """Rule 11."""
@@ -157,7 +158,11 @@ class Controller:
         isr = frozenset(member.broker_id for member in wanted.isr)
         for member in wanted.isr:
             standing = image.brokers[member.broker_id]
-            if member.broker_id not in image.isr and standing != (member.broker_epoch, True):
+            if member.broker_id in image.isr:
+                continue
+            if standing != (member.broker_epoch, True):
+                return AlterOutcome.INELIGIBLE
+            if member.stated_in < image.floors.get(member.broker_id, 0):
                 return AlterOutcome.INELIGIBLE
         self._change(isr, frozenset(wanted.unseated))
         return AlterOutcome.ACCEPTED
@@ -166,9 +171,13 @@ class Controller:
         self.images.append(replace(self.image, brokers={**self.image.brokers, broker_id: standing}))
 
     def _change(
-        self, isr: frozenset[int], unseated: frozenset[int] = frozenset(), *, is_new_epoch: bool = False
+        self,
+        isr: frozenset[int],
+        unseated: frozenset[int] = frozenset(),
+        *,
+        floor: frozenset[int] = frozenset(),
     ) -> None:
-        """Rules 13 and 14."""
+        """Rules 13 and 14. `floor`: who has to state a position anew before it may join."""
         image = self.image
         elr: frozenset[int] = frozenset()
         if len(isr) < self._min_insync:
@@ -183,13 +192,18 @@ class Controller:
             if able:
                 leader = self._random.choice(able)
                 isr, elr = isr | {leader}, elr - {leader}
-        self._put(isr, elr, leader, is_new_epoch=is_new_epoch)
+        self._put(isr, elr, leader, floor)
 
     def _put(
-        self, isr: frozenset[int], elr: frozenset[int], leader: int | None, *, is_new_epoch: bool = False
+        self,
+        isr: frozenset[int],
+        elr: frozenset[int],
+        leader: int | None,
+        floor: frozenset[int] = frozenset(),
     ) -> None:
         image = self.image
-        elected = leader is not None and (leader != image.leader or is_new_epoch)
+        elected = leader is not None and leader != image.leader
+        floors = {member: at for member, at in image.floors.items() if member not in isr}
         self.images.append(
             Image(
                 leader=leader,
@@ -198,6 +212,7 @@ class Controller:
                 isr=isr,
                 elr=elr,
                 brokers=image.brokers,
+                floors=floors | dict.fromkeys(floor, image.partition_epoch + 1),
             )
         )
         self._tell(f"leader {leader} in {self.image.leader_epoch}, ISR {set(isr)}, ELR {set(elr)}")

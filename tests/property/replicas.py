@@ -160,6 +160,10 @@ class World:
                 self._step(broker, broker.leader.commit(self._committed(image), self.now_ms))
                 return
             self._resign(broker)
+        if broker.follower is not None and image.leader_epoch == broker.last_epoch:
+            floor = image.floors.get(broker.broker_id, 0)
+            is_member = broker.broker_id in image.isr | image.elr
+            self._do(broker, broker.follower.saw(image.partition_epoch, floor, is_member=is_member))
         if image.leader is None or image.leader_epoch <= broker.last_epoch:
             return
         if broker.cut is not None:
@@ -221,11 +225,10 @@ class World:
             broker.disk.position,
             max(broker.disk.log_start, high_watermark),
             waits_for_sync=self.plan.waits_for_sync,
+            partition_epoch=image.partition_epoch,
         )
         if broker.reports:
             broker.follower.corrupt()
-            if broker.broker_id not in image.isr | image.elr:
-                self._do(broker, broker.follower.left())
         self.tell(f"{broker.broker_id} follows {image.leader} in {image.leader_epoch}")
 
     def _committed(self, image: Image) -> Committed:

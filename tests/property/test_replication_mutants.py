@@ -6,11 +6,12 @@ exactly this bug, for those that take too rare a chain of chances.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import pytest
 
+from millpond_broker.core.commands import InSyncMember
 from millpond_broker.core.epochs import LeaderEpochs
 from millpond_broker.core.follower import Follower, FollowerState, Turn
 from millpond_broker.core.followers import Follower as Known
@@ -45,7 +46,11 @@ def followers_count_their_log_end(self: Followers, sender: Member, said: Acknowl
 
 
 def shrink_counts_at_once(
-    self: InSync, joining: Mapping[int, int], leaving: Collection[int], unseated: Collection[int], now_ms: int
+    self: InSync,
+    joining: Collection[InSyncMember],
+    leaving: Collection[int],
+    unseated: Collection[int],
+    now_ms: int,
 ) -> WantedIsr | None:
     """Rule 6."""
     wanted = _want(self, joining, leaving, unseated, now_ms)
@@ -54,7 +59,11 @@ def shrink_counts_at_once(
 
 
 def expansion_counts_when_committed(
-    self: InSync, joining: Mapping[int, int], leaving: Collection[int], unseated: Collection[int], now_ms: int
+    self: InSync,
+    joining: Collection[InSyncMember],
+    leaving: Collection[int],
+    unseated: Collection[int],
+    now_ms: int,
 ) -> WantedIsr | None:
     """Rules 6 and 10."""
     wanted = _want(self, joining, leaving, unseated, now_ms)

@@ -320,8 +320,8 @@ class FollowerStory(_Story):
     def do_corrupt(self) -> None:
         self.turn(self.follower.corrupt())
 
-    def do_left(self) -> None:
-        self.turn(self.follower.left())
+    def do_see(self, partition_epoch: str, floor: str = "0", member: str = "yes") -> None:
+        self.turn(self.follower.saw(int(partition_epoch), int(floor), is_member=member == "yes"))
 
     def turn(self, turn: Turn) -> None:
         if turn.append:

@@ -312,8 +312,8 @@ def test_a_failed_sync_is_followed_by_a_cut_and_a_new_statement() -> None:
     )
 
 
-def test_a_damaged_log_is_emptied_only_in_an_epoch_in_which_nothing_was_said_of_it() -> None:
-    """Rule 15: the leader may still ask for it to join, by what it had acknowledged."""
+def test_a_damaged_log_is_emptied_once_nobody_counts_on_it() -> None:
+    """Rule 15. What it stated before lets it join no more, by the partition epoch in which it did."""
     follower_story(
         """
         > follow 10
@@ -323,19 +323,33 @@ def test_a_damaged_log_is_emptied_only_in_an_epoch_in_which_nothing_was_said_of_
         > corrupt
             bad bytes
             is leaving
-        > left
-            is leaving
         > begin
             is leaving
-        > follow 10 epoch=3
-        > corrupt
-            bad bytes
+        > see 1 member=no
             is leaving
-        > left
+        > see 2 floor=2
+            is leaving
+        > see 3 floor=2 member=no
             starts over at 0
         > cut 0 last=-
         > begin
-            states at 0 after epoch None, durable 0, session 1
+            states at 0 after epoch None, durable 0, session 2
+        """
+    )
+
+
+def test_who_has_to_state_its_position_anew_does() -> None:
+    """Rule 15: what it stated before the metadata heard of its bad bytes lets it join no more."""
+    follower_story(
+        """
+        > follow 10
+        > begin
+            states at 10 after epoch 0, durable 10, session 1
+        > see 1
+        > serve 10
+        > see 3 floor=2
+            states at 10 after epoch 0, durable 10, session 2
+        > see 4 floor=2
         """
     )
 

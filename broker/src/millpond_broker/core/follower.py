@@ -114,6 +114,7 @@ class Follower:
         high_watermark: int,
         *,
         waits_for_sync: bool,
+        partition_epoch: int = 0,
         may_cut_committed: bool = False,
         last_session: int = 0,
     ) -> None:
@@ -121,6 +122,9 @@ class Follower:
         that rule 5 does not hold for it. `last_session`: of an earlier machine of this leader epoch.
         """
         self.state = FollowerState.IDLE
+        # Of the metadata that this broker has, and had when it last stated where it is.
+        self._partition_epoch = partition_epoch
+        self._stated_in = partition_epoch
         self.leader_epoch: Final = leader_epoch
         self.position = position
         # log_start <= high_watermark <= what counts of the log. May go back when a leader is new (rule 7).
@@ -130,8 +134,6 @@ class Follower:
         self._me: Final = me
         self._waits_for_sync: Final = waits_for_sync
         self._may_cut_committed = may_cut_committed
-        # In this leader epoch, since this broker started.
-        self._has_stated = last_session > 0
         # What the leader told last in this epoch; None before it has.
         self._leaders_high_watermark: int | None = None
         self._leaders_log_start = 0
@@ -155,11 +157,27 @@ class Follower:
             self._enter(FollowerState.IDLE)
         return Turn()
 
+    def saw(self, partition_epoch: int, floor: int, *, is_member: bool) -> Turn:
+        """There is newer metadata of this leader epoch. `floor`: a position that was stated in an earlier
+        partition epoch lets this replica join the ISR no more; 0: none. `is_member`: of ISR or ELR.
+        """
+        self._partition_epoch = partition_epoch
+        if floor <= self._stated_in:
+            return Turn()
+        match self.state:
+            case FollowerState.LEAVING if not is_member:
+                # Nobody counts on the damaged log, nor on anything that was said of it (rule 15).
+                return self._empty(self.position.log_start)
+            case FollowerState.STATING | FollowerState.FOLLOWING:
+                self._enter(FollowerState.IDLE)
+                return self._state()
+        return Turn()
+
     def _state(self) -> Turn:
         self._enter(FollowerState.STATING)
         self.session += 1
-        self._has_stated = True
         self._acknowledged = self._counted_end
+        self._stated_in = self._partition_epoch
         position = self.position
         return Turn(
             state=Statement(
@@ -170,6 +188,7 @@ class Follower:
                 fetch_offset=position.log_end,
                 last_epoch=position.last_epoch,
                 durable_end=position.durable_end,
+                stated_in=self._stated_in,
             )
         )
 
@@ -276,19 +295,11 @@ class Follower:
         return Turn()
 
     def corrupt(self) -> Turn:
-        """Our own log is damaged: nothing more is read from it or said of it (rule 15)."""
+        """Our own log is damaged: nothing more is read from it or said of it (rule 15). It is emptied once
+        the metadata says that the report was heard (`saw`).
+        """
         self._enter(FollowerState.LEAVING)
         return Turn(trouble=Trouble.BAD_BYTES)
-
-    def left(self) -> Turn:
-        """The metadata has this replica in ISR and ELR no more: the damaged log is emptied (rule 15).
-
-        Not in a leader epoch in which it has stated a position: the leader may still take that for what it
-        has, and ask for it to join. Whoever leaves in that way does it with a new leader epoch.
-        """
-        if self.state is not FollowerState.LEAVING or self._has_stated:
-            return Turn()
-        return self._empty(self.position.log_start)
 
     # --- what follows ---------------------------------------------------------------------------------
 

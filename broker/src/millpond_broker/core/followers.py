@@ -42,6 +42,8 @@ class Follower:
     # The last session that it opened or tried to, in that start; grows (rule 37).
     session: int = -1
     has_session: bool = False
+    # What its latest statement was made knowing, as a partition epoch.
+    stated_in: int = 0
     # What counts of its log: its durable end with flush=commit, its log end with interval. 0 before it was
     # first served. Grows within a session; a new one may begin further back.
     end: int = 0
@@ -111,6 +113,7 @@ class Followers:
             # it is known to agree (rule 3).
             follower.close()
             follower.broker_epoch, follower.session = statement.broker_epoch, statement.session
+            follower.stated_in = statement.stated_in
             if isinstance(answer, Serving):
                 self._open(follower, statement)
         return answer

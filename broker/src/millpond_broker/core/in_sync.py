@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from millpond_broker.core.commands import InSyncMember
+
 ASK_AGAIN_MS: Final = 1000
 """A change without a result is asked for again: often enough for a controller that was replaced, and rare
 enough for one that is overloaded."""
@@ -55,7 +57,7 @@ class WantedIsr:
     leader_epoch: int
     partition_epoch: int
     """The one that this was decided on: the controller refuses it in any other."""
-    isr: tuple[Member, ...]
+    isr: tuple[InSyncMember, ...]
     unseated: tuple[int, ...] = ()
     """Who leaves without all that it had acknowledged: not eligible as a leader either (rule 37)."""
 
@@ -133,25 +135,30 @@ class InSync:
             assert committed.isr == before.isr, "an ISR changes with its partition epoch"
 
     def want(
-        self, joining: Mapping[int, int], leaving: Collection[int], unseated: Collection[int], now_ms: int
+        self,
+        joining: Collection[InSyncMember],
+        leaving: Collection[int],
+        unseated: Collection[int],
+        now_ms: int,
     ) -> WantedIsr | None:
-        """The change to ask for, if one is due and none is under way. `joining`: broker epochs by id."""
+        """The change to ask for, if one is due and none is under way."""
         if self._pending is not None:
             return None
         if self._joining_from_ms is not None and now_ms < self._joining_from_ms:
-            joining = {}
+            joining = ()
         isr = self.committed.isr
         assert self.me.broker_id not in leaving, "a leader resigns otherwise"
         if not joining and not leaving:
             return None
-        members = {member: self._epoch_of(member) for member in isr - set(leaving)} | dict(joining)
+        members = [*joining, *(self._member(member) for member in isr - set(leaving))]
         wanted = WantedIsr(
             leader_epoch=self.leader_epoch,
             partition_epoch=self.committed.partition_epoch,
-            isr=tuple(Member(*member) for member in sorted(members.items())),
+            isr=tuple(sorted(members, key=lambda member: member.broker_id)),
             unseated=tuple(sorted(unseated)),
         )
-        self._pending = _Pending(wanted, frozenset(joining) - isr, now_ms + ASK_AGAIN_MS)
+        ids = frozenset(member.broker_id for member in joining)
+        self._pending = _Pending(wanted, ids - isr, now_ms + ASK_AGAIN_MS)
         self.maximal = isr | self._pending.joining
         return wanted
 
@@ -195,11 +202,11 @@ class InSync:
         self._pending = None
         self.maximal = self.committed.isr
 
-    def _committed_members(self) -> tuple[Member, ...]:
-        return tuple(Member(member, self._epoch_of(member)) for member in sorted(self.committed.isr))
+    def _committed_members(self) -> tuple[InSyncMember, ...]:
+        return tuple(map(self._member, sorted(self.committed.isr)))
 
-    def _epoch_of(self, member: int) -> int:
-        """The start that the metadata knows: whoever is in the ISR has not been fenced since (rule 12)."""
+    def _member(self, member: int) -> InSyncMember:
+        """Of the start that the metadata knows: who is in the ISR has not been fenced since (rule 12)."""
         if member == self.me.broker_id:
-            return self.me.broker_epoch
-        return self.committed.brokers[member].broker_epoch
+            return InSyncMember(*self.me)
+        return InSyncMember(member, self.committed.brokers[member].broker_epoch)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from millpond.wire.errors import NotEnoughReplicas, NotEnoughReplicasAfterAppend
+from millpond_broker.core.commands import InSyncMember
 from millpond_broker.core.epochs import LeaderEpochs
 from millpond_broker.core.followers import AppendTimes, Ends, Follower, Followers
 from millpond_broker.core.in_sync import AlterOutcome, Committed, InSync, Member, WantedIsr
@@ -275,11 +276,11 @@ class Leader(Generic[W]):
     def _wanted(self, now_ms: int, *, is_tick: bool) -> WantedIsr | None:
         if self.in_sync.is_asking:
             return None
-        joining, leaving, unseated = {}, set(), set()
+        joining, leaving, unseated = [], set(), set()
         for follower in self._followers:
             broker_id = follower.broker_id
             if follower.is_joining:
-                joining[broker_id] = follower.broker_epoch
+                joining.append(InSyncMember(broker_id, follower.broker_epoch, follower.stated_in))
             elif broker_id in self.in_sync.committed.isr:
                 if follower.went_back:
                     unseated.add(broker_id)

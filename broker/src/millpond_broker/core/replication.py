@@ -35,6 +35,9 @@ class Statement:
     """Of the last batch in its log."""
     durable_end: int
     """Counts once the statement is served, which shows that what lies below is the leader's own."""
+    stated_in: int = 0
+    """The partition epoch of the metadata that the follower had: whether it knew then that it had given up
+    its bytes, or was new (rule 15)."""
 
 
 # --- what the leader says: of the (leader epoch, session) that was stated ----------------------------------
