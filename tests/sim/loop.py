@@ -106,6 +106,7 @@ class SimFuture(asyncio.Future[Any]):
 
     def __init__(self, *, loop: SimLoop) -> None:
         self.number = loop.next_number()
+        self.owner: Owner | None = OWNER.get()
         super().__init__(loop=loop)
 
     def __hash__(self) -> int:
@@ -188,7 +189,7 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         about = context.get("task") or context.get("future")
-        owner = about.owner if isinstance(about, SimTask) else self._running_owner
+        owner = about.owner if isinstance(about, SimTask | SimFuture) else self._running_owner
         if owner is not None and owner.is_dead:
             return
         error = context.get("exception")
