@@ -10,7 +10,8 @@ import pytest
 
 from millpond.wire.errors import InvalidConfig, InvalidRequest
 from millpond_broker.rpc.peer_frames import MESSAGE_BYTES_MAX
-from millpond_broker.rpc.peer_links import GrpcPeerLinks, PeerLinkOptions
+from millpond_broker.rpc.peer_links import GrpcPeerLinks
+from millpond_broker.rpc.peer_server import PeerPortOptions
 from tests.integration.peers.conftest import MakeVoter
 from tests.integration.peers.processes import VoterProcess
 from tests.integration.peers.raw import RawPeer
@@ -299,7 +300,7 @@ def test_a_port_that_is_taken_is_refused_by_name(voter: MakeVoter) -> None:
 
 def test_links_that_were_never_started_can_be_closed() -> None:
     with nothing_left():
-        GrpcPeerLinks(Recorder(1), SECRET, PeerLinkOptions(listen="127.0.0.1:0")).close()
+        GrpcPeerLinks(Recorder(1), SECRET, PeerPortOptions(listen="127.0.0.1:0")).close()
 
 
 def test_closing_ends_everything_even_with_much_under_way(voter: MakeVoter) -> None:

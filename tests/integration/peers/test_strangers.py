@@ -16,7 +16,7 @@ import pytest
 from millpond.v1.internal import peer_pb2 as pb
 from millpond_broker.rpc.peer_gate import HANDSHAKE_SECONDS_MAX, HANDSHAKES_MAX
 from millpond_broker.rpc.peer_handshake import NONCE_BYTES, Opener
-from millpond_broker.rpc.peer_links import CONNECTIONS_MAX, IDLE_MS_MAX, STREAMS_MAX
+from millpond_broker.rpc.peer_server import CONNECTIONS_MAX, IDLE_MS_MAX, STREAMS_MAX
 from tests.integration.peers.conftest import MakeVoter
 from tests.integration.peers.raw import RawPeer
 from tests.integration.peers.voters import Recorder, Voter, link_all, sockets, until

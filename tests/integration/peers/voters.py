@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from millpond_broker.consensus.peers import PeerIdentity
-from millpond_broker.rpc.peer_links import GrpcPeerLinks, PeerLinkOptions
+from millpond_broker.rpc.peer_links import GrpcPeerLinks
+from millpond_broker.rpc.peer_server import PeerPortOptions
 
 SECRET = b"a secret of the whole cluster"
 WAIT_SECONDS = 15.0
@@ -100,7 +101,7 @@ class Voter:
     ) -> None:
         self.id = broker_id
         self.told = Recorder(broker_id)
-        self.links = GrpcPeerLinks(self.told, secret, PeerLinkOptions(listen=listen, resolver=resolver))
+        self.links = GrpcPeerLinks(self.told, secret, PeerPortOptions(listen=listen, resolver=resolver))
         self.port = self.links.start()
         self.address = f"127.0.0.1:{self.port}"
 

@@ -31,7 +31,8 @@ from millpond_broker.core.commands import (
 )
 from millpond_broker.core.image import digest
 from millpond_broker.observe.logs import configure
-from millpond_broker.rpc.peer_links import GrpcPeerLinks, PeerLinkOptions
+from millpond_broker.rpc.peer_links import GrpcPeerLinks
+from millpond_broker.rpc.peer_server import PeerPortOptions
 from millpond_broker.runtime.ports import DiskThread
 from millpond_broker.storage.files import OsFiles
 
@@ -43,7 +44,7 @@ async def main(config: dict[str, Any]) -> None:
     disk = DiskThread("disk")
 
     def make_links(events: PeerEvents) -> PeerLinks:
-        options = PeerLinkOptions(listen=config["listen"], resolver=config.get("resolver", ""))
+        options = PeerPortOptions(listen=config["listen"], resolver=config.get("resolver", ""))
         links = GrpcPeerLinks(events, config["secret"].encode(), options)
         links.start()
         return links

@@ -140,7 +140,7 @@ HANDSHAKE_FIELDS = [
 
 
 def test_the_fields_that_are_altered_below_are_all_there_are() -> None:
-    assert len(HANDSHAKE_FIELDS) == 7 + 4 + 1 + 1
+    assert len(HANDSHAKE_FIELDS) == 8 + 5 + 1 + 1
 
 
 @pytest.mark.parametrize(("number", "path"), HANDSHAKE_FIELDS, ids=str)

@@ -2,6 +2,9 @@
 
 What was altered, repeated, left out or put in another order on the way is refused, and the link ends with it:
 `Cutter` and `Joiner` count in step, from the first piece of a stream to its last.
+
+On links between voters a message is bytes. On streams it is a parcel: a message, and bytes that belong to it
+and travel behind it in pieces of their own, so that nothing has to copy them into a message and out of one.
 """
 
 from __future__ import annotations
@@ -24,9 +27,19 @@ FRAME_PIECES_MAX: Final = 1024
 _PIECE_OVERHEAD_BYTES: Final = 64
 FRAME_BYTES_MAX: Final = FRAME_PAYLOAD_BYTES_MAX + FRAME_PIECES_MAX * _PIECE_OVERHEAD_BYTES + 4096
 """The largest gRPC message of a link: pieces and what is around them, or a handshake's."""
+STREAM_PAYLOAD_BYTES_MAX: Final = FRAME_PAYLOAD_BYTES_MAX + (64 << 10)
+"""As above, on streams: a push of a MiB, what it says of itself and other messages fit whole."""
+STREAM_FRAME_BYTES_MAX: Final = FRAME_BYTES_MAX + STREAM_PAYLOAD_BYTES_MAX - FRAME_PAYLOAD_BYTES_MAX
 PIECE_MAC_BYTES: Final = 16
 LAST: Final = 1
-"""The flag of the last piece of a message; there is no other yet."""
+"""The flag of the last piece of a message."""
+BODY: Final = 2
+"""The flag of a piece of a parcel's body. It comes behind the message, and only on streams."""
+_ONE_SHOT_BYTES_MAX: Final = 2047
+"""Up to here a MAC is made in one call. For more, hashlib lets other threads run, and nothing is copied."""
+
+Parcel = tuple[bytes, bytes]
+"""A message, and the bytes that belong to it; a message that has some is never empty."""
 
 
 def parse_frame(data: bytes) -> pb.PeerFrame:
@@ -40,27 +53,51 @@ def parse_frame(data: bytes) -> pb.PeerFrame:
 class Cutter:
     """Makes frames of the messages of one stream, in order."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, payload_bytes_max: int = FRAME_PAYLOAD_BYTES_MAX) -> None:
         self._key = key
+        self._payload_bytes_max = payload_bytes_max
+        """Of a frame."""
         self._sequence = 0
+        self._frame = pb.PeerFrame()
+        self._room = payload_bytes_max
+        """For payload, in that frame."""
 
     def cut(self, messages: Iterable[bytes]) -> Iterator[bytes]:
         """Encoded frames that hold these messages, each frame as full as it may be, none held back."""
-        frame, room = pb.PeerFrame(), FRAME_PAYLOAD_BYTES_MAX
         for message in messages:
             assert len(message) <= MESSAGE_BYTES_MAX, "refused when it was sent"
-            start = 0
-            while True:
-                if not room or len(frame.pieces.pieces) == FRAME_PIECES_MAX:
-                    yield frame.SerializeToString()
-                    frame, room = pb.PeerFrame(), FRAME_PAYLOAD_BYTES_MAX
-                end = min(start + room, len(message))
-                self._add(frame.pieces, message[start:end], LAST if end == len(message) else 0)
-                room -= end - start
-                start = end
-                if end == len(message):
-                    break
+            yield from self._cut(message, 0, LAST)
+        yield from self._rest()
+
+    def cut_parcels(self, parcels: Iterable[Parcel]) -> Iterator[bytes]:
+        """The same for parcels."""
+        for message, body in parcels:
+            assert len(message) + len(body) <= MESSAGE_BYTES_MAX, "refused when it was sent"
+            assert message or not body, "an empty piece could not be the first of several"
+            if self._room < len(message) + len(body) <= self._payload_bytes_max:
+                yield from self._rest()  # in one piece: each cut copies
+            yield from self._cut(message, 0, 0 if body else LAST)
+            if body:
+                yield from self._cut(body, BODY, LAST)
+        yield from self._rest()
+
+    def _cut(self, data: bytes, flags: int, last: int) -> Iterator[bytes]:
+        start = 0
+        while True:
+            if not self._room or len(self._frame.pieces.pieces) == FRAME_PIECES_MAX:
+                yield from self._rest()
+            end = min(start + self._room, len(data))
+            self._add(self._frame.pieces, data[start:end], flags | last if end == len(data) else flags)
+            self._room -= end - start
+            start = end
+            if end == len(data):
+                return
+
+    def _rest(self) -> Iterator[bytes]:
+        """The frame that has been begun, if one has."""
+        frame = self._frame
         if frame.pieces.pieces:
+            self._frame, self._room = pb.PeerFrame(), self._payload_bytes_max
             yield frame.SerializeToString()
 
     def _add(self, pieces: pb.PeerPieces, payload: bytes, flags: int) -> None:
@@ -76,43 +113,61 @@ class Joiner:
         self._key = key
         self._sequence = 0
         self._parts: list[bytes] = []
+        self._body: list[bytes] = []
         self._bytes = 0
-        """Of `_parts`; at most MESSAGE_BYTES_MAX."""
+        """Of both; at most MESSAGE_BYTES_MAX."""
 
     def join(self, frame: pb.PeerFrame) -> Iterator[bytes]:
         """The messages that this frame completes, one by one. Raises LinkRefused, and then is of no more use:
         the messages before were sound.
         """
+        return (message for message, _ in self._join(frame, LAST))
+
+    def join_parcels(self, frame: pb.PeerFrame) -> Iterator[Parcel]:
+        """The same for parcels."""
+        return self._join(frame, LAST | BODY)
+
+    def _join(self, frame: pb.PeerFrame, known_flags: int) -> Iterator[Parcel]:
         if frame.WhichOneof("kind") != "pieces":
             raise LinkRefused(Reason.MALFORMED, "a frame that is of no use after the handshake")
         if len(frame.pieces.pieces) > FRAME_PIECES_MAX:
             raise LinkRefused(Reason.MALFORMED, f"{len(frame.pieces.pieces)} pieces in a frame")
         for piece in frame.pieces.pieces:
-            payload = self._checked(piece)
+            payload = self._checked(piece, known_flags)
             self._bytes += len(payload)
             if self._bytes > MESSAGE_BYTES_MAX:
                 raise LinkRefused(Reason.TOO_LARGE, f"a message of more than {MESSAGE_BYTES_MAX} bytes")
-            self._parts.append(payload)
+            (self._body if piece.flags & BODY else self._parts).append(payload)
             if piece.flags & LAST:
-                message = b"".join(self._parts) if len(self._parts) > 1 else payload
-                self._parts, self._bytes = [], 0
-                yield message
+                parcel = _joined(self._parts), _joined(self._body)
+                self._parts, self._body, self._bytes = [], [], 0
+                yield parcel
 
-    def _checked(self, piece: pb.PeerPiece) -> bytes:
+    def _checked(self, piece: pb.PeerPiece, known_flags: int) -> bytes:
         payload = piece.payload
         if not hmac.compare_digest(piece.mac, _mac(self._key, piece.sequence, piece.flags, payload)):
             raise LinkRefused(Reason.ALTERED, "a piece whose MAC is wrong")
         if piece.sequence != self._sequence:
             raise LinkRefused(Reason.ALTERED, f"piece {piece.sequence} where {self._sequence} was due")
-        if piece.flags & ~LAST:
+        if piece.flags & ~known_flags:
             raise LinkRefused(Reason.MALFORMED, f"unknown flags {piece.flags}")
-        if not payload and not piece.flags & LAST:
+        if not payload and (piece.flags & ~LAST or not piece.flags & LAST):
             # Such pieces would never add up to a message, nor to one that is too large.
             raise LinkRefused(Reason.MALFORMED, "an empty piece that is not the last")
+        if bool(self._body) and not piece.flags & BODY:
+            raise LinkRefused(Reason.MALFORMED, "more of a message behind its body")
         self._sequence += 1
         return payload
 
 
+def _joined(parts: list[bytes]) -> bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def _mac(key: bytes, sequence: int, flags: int, payload: bytes) -> bytes:
     head = sequence.to_bytes(8, "big") + flags.to_bytes(4, "big")
-    return hmac.digest(key, head + payload, "sha256")[:PIECE_MAC_BYTES]
+    if len(payload) <= _ONE_SHOT_BYTES_MAX:
+        return hmac.digest(key, head + payload, "sha256")[:PIECE_MAC_BYTES]
+    whole = hmac.new(key, head, "sha256")
+    whole.update(payload)
+    return whole.digest()[:PIECE_MAC_BYTES]

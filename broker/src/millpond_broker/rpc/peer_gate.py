@@ -14,8 +14,8 @@ from typing import Final
 
 from millpond_broker.rpc.peer_handshake import Reason
 
-HANDSHAKES_MAX: Final = 8
-"""Under way at once: a cluster's voters all knock at one that starts."""
+HANDSHAKES_MAX: Final = 16
+"""Under way at once: a cluster's voters and brokers all knock at one that starts."""
 HANDSHAKE_SECONDS_MAX: Final = 2.0
 """Of one handshake: three round trips, of which a slow one takes a third of a second."""
 

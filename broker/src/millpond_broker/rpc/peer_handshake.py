@@ -9,13 +9,17 @@
 Each MAC covers all fields of Hello and Challenge, so that whatever was altered on the way makes it wrong; and
 the two have different labels, so that neither end's answer can be sent back to it as one's own. The opener
 proves first: whoever only knocks at the port gets nothing that guesses of the secret could be tried against.
-Both ends derive the stream's key in the same way; `peer_frames` uses it.
+Both ends derive the stream's keys in the same way, one for each direction; `peer_frames` uses them.
+
+In the role of a link between voters a broker is named without the incarnation of its start, in all others
+with it.
 """
 
 from __future__ import annotations
 
 import enum
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +32,7 @@ MAC_BYTES: Final = 32
 BROKER_ID_MAX: Final = (1 << 31) - 1
 DIRECTORY_ID_CHARACTERS_MAX: Final = 512
 CLUSTER_ID_BYTES_MAX: Final = 64
+INCARNATION_BYTES: Final = 16
 _PROTOCOL: Final = b"millpond peer link"
 
 
@@ -65,22 +70,37 @@ class LinkRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """Who is at the other end, and the key that only the two ends of this stream have."""
+    """Who is at the other end, and the keys that only the two ends of this stream have."""
 
     peer: PeerIdentity
     key: bytes
+    """Of what the opener sends."""
+    incarnation: bytes = b""
+    answers_key: bytes = b""
+    """Of what the server sends."""
 
 
 class Opener:
     """The end that opens the stream and then sends on it. Its methods are called once each, in this order."""
 
     def __init__(
-        self, secret: bytes, identity: PeerIdentity, *, wanted: int, role: pb.PeerRole, nonce: bytes
+        self,
+        secret: bytes,
+        identity: PeerIdentity,
+        *,
+        wanted: int,
+        role: pb.PeerRole,
+        nonce: bytes,
+        incarnation: bytes = b"",
     ) -> None:
         assert len(nonce) == NONCE_BYTES
         self._secret = secret
         self._hello = pb.PeerHello(
-            version=VERSION, role=role, opener=_name(identity), wanted_broker_id=wanted, nonce=nonce
+            version=VERSION,
+            role=role,
+            opener=_name(identity, role, incarnation),
+            wanted_broker_id=wanted,
+            nonce=nonce,
         )
         self._challenge: pb.PeerChallenge | None = None
 
@@ -91,7 +111,7 @@ class Opener:
     def prove(self, answer: pb.PeerFrame) -> pb.PeerFrame:
         """The proof that the challenge asks for. Raises LinkRefused."""
         _check_kind(answer, "challenge")
-        server = _identity(answer.challenge.server)
+        server = _identity(answer.challenge.server, self._hello.role)
         _check_nonce(answer.challenge.nonce)
         if server.broker_id != self._hello.wanted_broker_id:
             wanted = self._hello.wanted_broker_id
@@ -105,7 +125,7 @@ class Opener:
         assert self._challenge is not None, "prove comes first"
         if not hmac.compare_digest(answer.accepted.mac, self._mac(b"server")):
             raise LinkRefused(Reason.SECRET, "its proof is wrong: it has another cluster secret")
-        return Proven(_identity(self._challenge.server), self._mac(b"stream"))
+        return _proven(self._challenge.server, self._hello.role, self._mac)
 
     def _mac(self, label: bytes) -> bytes:
         assert self._challenge is not None, "prove comes first"
@@ -115,11 +135,19 @@ class Opener:
 class Server:
     """The end that a stream is opened to. Its methods are called once each, in this order."""
 
-    def __init__(self, secret: bytes, identity: PeerIdentity, *, role: pb.PeerRole, nonce: bytes) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        identity: PeerIdentity,
+        *,
+        role: pb.PeerRole,
+        nonce: bytes,
+        incarnation: bytes = b"",
+    ) -> None:
         assert len(nonce) == NONCE_BYTES
         self._secret = secret
         self._role = role
-        self._challenge = pb.PeerChallenge(server=_name(identity), nonce=nonce)
+        self._challenge = pb.PeerChallenge(server=_name(identity, role, incarnation), nonce=nonce)
         self._hello: pb.PeerHello | None = None
 
     def challenge(self, opening: pb.PeerFrame) -> pb.PeerFrame:
@@ -130,7 +158,7 @@ class Server:
             raise LinkRefused(Reason.VERSION, f"version {hello.version} is not {VERSION}")
         if hello.role != self._role:
             raise LinkRefused(Reason.ROLE, f"role {hello.role} is not {self._role}")
-        opener = _identity(hello.opener)
+        opener = _identity(hello.opener, self._role)
         _check_nonce(hello.nonce)
         if hello.wanted_broker_id != own:
             raise LinkRefused(Reason.WRONG_PEER, f"this is broker {own}, not {hello.wanted_broker_id}")
@@ -145,7 +173,7 @@ class Server:
         assert self._hello is not None, "challenge comes first"
         if not hmac.compare_digest(answer.proof.mac, self._mac(b"opener")):
             raise LinkRefused(Reason.SECRET, "its proof is wrong: it has another cluster secret")
-        return Proven(_identity(self._hello.opener), self._mac(b"stream"))
+        return _proven(self._hello.opener, self._role, self._mac)
 
     def accept(self) -> pb.PeerFrame:
         """This end's own proof: only for a peer that has passed `check`."""
@@ -156,6 +184,10 @@ class Server:
         return _mac(self._secret, label, self._hello, self._challenge)
 
 
+def _proven(name: pb.PeerName, role: pb.PeerRole, mac: Callable[[bytes], bytes]) -> Proven:
+    return Proven(_identity(name, role), mac(b"stream"), name.incarnation, mac(b"answers"))
+
+
 def _mac(secret: bytes, label: bytes, hello: pb.PeerHello, challenge: pb.PeerChallenge) -> bytes:
     """Each field with its length before it: no two handshakes have the same bytes."""
     fields = (
@@ -163,32 +195,43 @@ def _mac(secret: bytes, label: bytes, hello: pb.PeerHello, challenge: pb.PeerCha
         label,
         str(hello.version).encode(),
         str(hello.role).encode(),
-        *_fields(hello.opener),
+        *_fields(hello.opener, hello.role),
         str(hello.wanted_broker_id).encode(),
         hello.nonce,
-        *_fields(challenge.server),
+        *_fields(challenge.server, hello.role),
         challenge.nonce,
     )
     transcript = b"".join(len(field).to_bytes(8, "big") + field for field in fields)
     return hmac.digest(secret, transcript, "sha256")
 
 
-def _fields(name: pb.PeerName) -> tuple[bytes, bytes, bytes]:
-    return str(name.broker_id).encode(), name.directory_id.encode(), name.cluster_id
+def _fields(name: pb.PeerName, role: pb.PeerRole) -> tuple[bytes, ...]:
+    fields = str(name.broker_id).encode(), name.directory_id.encode(), name.cluster_id
+    return fields if role == pb.PEER_ROLE_METADATA else (*fields, name.incarnation)
 
 
-def _name(identity: PeerIdentity) -> pb.PeerName:
+def _name(identity: PeerIdentity, role: pb.PeerRole, incarnation: bytes) -> pb.PeerName:
+    assert len(incarnation) == _incarnation_bytes(role), "a link's voter has none, a stream's broker has one"
     return pb.PeerName(
-        broker_id=identity.broker_id, directory_id=identity.directory_id, cluster_id=identity.cluster_id
+        broker_id=identity.broker_id,
+        directory_id=identity.directory_id,
+        cluster_id=identity.cluster_id,
+        incarnation=incarnation,
     )
 
 
-def _identity(name: pb.PeerName) -> PeerIdentity:
+def _identity(name: pb.PeerName, role: pb.PeerRole) -> PeerIdentity:
     if not 1 <= name.broker_id <= BROKER_ID_MAX:
         raise LinkRefused(Reason.MALFORMED, "a broker id that is none")
     if len(name.directory_id) > DIRECTORY_ID_CHARACTERS_MAX or len(name.cluster_id) > CLUSTER_ID_BYTES_MAX:
         raise LinkRefused(Reason.MALFORMED, "a directory id or a cluster id that is too long")
+    if len(name.incarnation) != _incarnation_bytes(role):
+        raise LinkRefused(Reason.MALFORMED, f"an incarnation of {len(name.incarnation)} bytes")
     return PeerIdentity(name.broker_id, name.directory_id, name.cluster_id)
+
+
+def _incarnation_bytes(role: pb.PeerRole) -> int:
+    return 0 if role == pb.PEER_ROLE_METADATA else INCARNATION_BYTES
 
 
 def _check_kind(frame: pb.PeerFrame, wanted: str) -> None:

@@ -11,8 +11,12 @@ class PeerRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PEER_ROLE_UNSPECIFIED: _ClassVar[PeerRole]
     PEER_ROLE_METADATA: _ClassVar[PeerRole]
+    PEER_ROLE_CONTROL: _ClassVar[PeerRole]
+    PEER_ROLE_REPLICATION: _ClassVar[PeerRole]
 PEER_ROLE_UNSPECIFIED: PeerRole
 PEER_ROLE_METADATA: PeerRole
+PEER_ROLE_CONTROL: PeerRole
+PEER_ROLE_REPLICATION: PeerRole
 
 class PeerFrame(_message.Message):
     __slots__ = ("hello", "challenge", "proof", "accepted", "pieces")
@@ -29,14 +33,16 @@ class PeerFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[PeerHello, _Mapping]] = ..., challenge: _Optional[_Union[PeerChallenge, _Mapping]] = ..., proof: _Optional[_Union[PeerProof, _Mapping]] = ..., accepted: _Optional[_Union[PeerAccepted, _Mapping]] = ..., pieces: _Optional[_Union[PeerPieces, _Mapping]] = ...) -> None: ...
 
 class PeerName(_message.Message):
-    __slots__ = ("broker_id", "directory_id", "cluster_id")
+    __slots__ = ("broker_id", "directory_id", "cluster_id", "incarnation")
     BROKER_ID_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     broker_id: int
     directory_id: str
     cluster_id: bytes
-    def __init__(self, broker_id: _Optional[int] = ..., directory_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ...) -> None: ...
+    incarnation: bytes
+    def __init__(self, broker_id: _Optional[int] = ..., directory_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
 
 class PeerHello(_message.Message):
     __slots__ = ("version", "role", "opener", "wanted_broker_id", "nonce")
