@@ -123,6 +123,8 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.steps = 0
         """Callbacks that ran."""
+        self.ran: dict[Owner | None, None] = {}
+        """Whose callbacks ran in the round before."""
         self.on_round: Callable[[], None] = lambda: None
         """Called after all that was ready at once has run."""
         self.on_failure: Callable[[Owner | None, str], None] | None = None
@@ -268,6 +270,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._steps_at_once += len(soon)
         if self._steps_at_once > STEPS_AT_ONCE_MAX:
             raise Livelock(f"{self._steps_at_once} callbacks at {self._now:.3f}")
+        ran = self.ran
+        ran.clear()
         for _ in range(len(soon)):
             handle = soon.popleft()
             if handle._cancelled:
@@ -277,6 +281,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 owner.held.append(handle)
                 continue
             self._running_owner = owner
+            ran[owner] = None
             self.steps += 1
             handle._run()
         self._running_owner = None

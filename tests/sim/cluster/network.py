@@ -183,6 +183,14 @@ class Network:
         """One direction."""
         return self._links[source, target]
 
+    def links(self) -> list[Link]:
+        """All of them."""
+        return list(self._links.values())
+
+    def others_than(self, host_ids: Sequence[int]) -> list[int]:
+        """All other hosts."""
+        return [host_id for host_id in self._hosts if host_id not in host_ids]
+
     def up(self, host_id: int, owner: Owner) -> None:
         """A process runs there. It serves nothing yet."""
         host = self._hosts[host_id]
