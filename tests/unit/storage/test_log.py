@@ -243,7 +243,7 @@ def test_a_log_rolls_before_offsets_outgrow_its_index(
     files: SimFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Index entries hold 31-bit relative offsets."""
-    monkeypatch.setattr("millpond_broker.storage.log.RELATIVE_OFFSET_MAX", 3)
+    monkeypatch.setattr("millpond_broker.storage.segments.RELATIVE_OFFSET_MAX", 3)
     with opened(files) as log:
         fill(log, 9)
         assert bases(log) == [0, 3, 6]

@@ -13,11 +13,14 @@ _CHECKPOINT: Final = "checkpoint"
 
 
 class CleanClose(NamedTuple):
-    """What a clean close vouches for: the last segment and its length. `broker_epoch`: rule 15."""
+    """What a clean close vouches for: the last segment, its length, and the leader epoch of the last batch in
+    the log. `broker_epoch`: rule 15.
+    """
 
     broker_epoch: int
     base_offset: int
     size_bytes: int
+    last_epoch: int | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class Checkpoint:
     """Where corruption was found, if it was: verification starts there, however the log was closed."""
     clean: CleanClose | None = None
     """Set by a clean close, and gone before anything is changed after the next open."""
+    high_watermark: int = 0
+    """Everything below was committed, and durable here, when this was written (rule 7). Older than the other
+    ends may be: it is written when something else is, and now and then."""
+    may_have_gaps: bool = False
+    """Whether there may be batches in front of which offsets are missing, because compaction took them out.
+    Without it a gap is damage (rule 41)."""
 
     def write(self, files: Files, directory: Path) -> None:
         """Replace the document. Durable when it returns."""
@@ -40,6 +49,8 @@ class Checkpoint:
             "durable_end": self.durable_end,
             "corrupt_at": self.corrupt_at,
             "clean": self.clean,
+            "high_watermark": self.high_watermark,
+            "may_have_gaps": self.may_have_gaps,
         }
         write_document(files, directory / _CHECKPOINT, _CHECKPOINT, content)
 
@@ -53,11 +64,15 @@ class Checkpoint:
         if content is None:
             return None
         clean = content["clean"]
+        if clean is not None and len(clean) != len(CleanClose._fields):
+            clean = None  # of an earlier version, which knew less: the log is verified
         return cls(
             log_start=content["log_start"],
             durable_end=content["durable_end"],
             corrupt_at=content["corrupt_at"],
             clean=None if clean is None else CleanClose(*clean),
+            high_watermark=content.get("high_watermark", content["log_start"]),
+            may_have_gaps=content.get("may_have_gaps", False),
         )
 
 
@@ -76,6 +91,8 @@ class CheckpointFile:
         durable_end: int | None = None,
         corrupt_at: int | None = None,
         clean: CleanClose | None = None,
+        high_watermark: int | None = None,
+        may_have_gaps: bool | None = None,
     ) -> None:
         """Change what is named; the rest stays, but for the clean close, which ends with any change.
         Durable when it returns; on an error the old one counts. Raises OSError.
@@ -86,7 +103,18 @@ class CheckpointFile:
             durable_end=old.durable_end if durable_end is None else durable_end,
             corrupt_at=old.corrupt_at if corrupt_at is None else corrupt_at,
             clean=clean,
+            high_watermark=old.high_watermark if high_watermark is None else high_watermark,
+            may_have_gaps=old.may_have_gaps if may_have_gaps is None else may_have_gaps,
         )
+        self._replace(new)
+
+    def begin_anew(self, offset: int) -> None:
+        """Of an empty log that starts at `offset`: nothing is left of what was said of another. Durable when
+        it returns. Raises OSError.
+        """
+        self._replace(Checkpoint(log_start=offset, durable_end=offset, high_watermark=offset))
+
+    def _replace(self, new: Checkpoint) -> None:
         new.write(self._files, self._directory)
         self.current = new
 

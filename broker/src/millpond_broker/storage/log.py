@@ -14,57 +14,44 @@ Two things take it out of service for appends, while reads of what is sound go o
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from millpond.wire.batch import Batch
 from millpond.wire.errors import (
-    CorruptBatch,
-    OffsetOutOfRange,
     Outcome,
     RecordTooLarge,
     StorageFailed,
     StorageFull,
+    UnsupportedFormat,
 )
 from millpond.wire.frame import FRAME_BYTES, pack_frame
 from millpond.wire.header import CRC_START, BatchHeader
 from millpond.wire.record import TopicPartition
-from millpond_broker.core.retention import Retained, retained_from
+from millpond_broker.core.epochs import LeaderEpochs
+from millpond_broker.core.producers import Producers
+from millpond_broker.core.replication import Position
+from millpond_broker.core.retention import retained_from
 from millpond_broker.storage.checkpoint import CheckpointFile, CleanClose
-from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, DISK_FULL, Buffer, File, Files
+from millpond_broker.storage.files import DISK_FULL, Buffer, File, Files
+from millpond_broker.storage.health import Health
+from millpond_broker.storage.options import LogOptions
+from millpond_broker.storage.reading import Framed, LogReader, Readable
 from millpond_broker.storage.recovery import Corruption, Recovery, recover
-from millpond_broker.storage.scan import CHUNK_BYTES, StoredBatch, Unsound, first_at
+from millpond_broker.storage.replica import PushedBatches
+from millpond_broker.storage.scan import StoredBatch
 from millpond_broker.storage.segment import APPEND_BYTES_MAX, RELATIVE_OFFSET_MAX, Segment
 from millpond_broker.storage.segments import SegmentInfo, Segments
-from millpond_broker.storage.sidecars import load_producers, save_epochs, save_producers
+from millpond_broker.storage.sidecars import (
+    forget_all,
+    load_producers,
+    save_epochs,
+    save_producers,
+    with_epochs,
+)
 
-_READ_AHEAD_BYTES: Final = 8 << 10
-"""Read beyond what was asked for: the way from an index entry to the batch that holds the offset."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogOptions:
-    """What a log needs to know of its topic and its broker."""
-
-    segment_bytes: int = 64 << 20
-    """A segment that would grow past this is sealed. Larger: fewer files; smaller: retention and recovery
-    work in finer steps."""
-    segment_ms: int | None = 7 * 24 * 3600 * 1000
-    """A segment whose records would span more time than this is sealed, so that retention by time can
-    drop old ones. None: unlimited."""
-    retention_ms: int | None = None
-    """Records older than this may go, a whole segment at a time. None: kept."""
-    retention_bytes: int | None = None
-    """Oldest segments may go while the rest holds at least this. None: kept."""
-    index_interval_bytes: int = 4096
-    """An index entry every so many bytes: what a look-up scans at most, against memory for entries."""
-    sealed_segments_open_max: int = 8
-    """Sealed segments that keep file and indexes open after a read: descriptors and memory against
-    opening again."""
+__all__ = ["Appended", "Log", "LogOptions", "PendingSync"]
 
 
 class Appended(NamedTuple):
@@ -98,12 +85,9 @@ class Log:
         # Exclusive end of what a sync confirmed: log_start <= durable_end <= log_end. Moved on by `confirm`
         # and `_sync`, back by a cut alone.
         self.durable_end = found.durable_end
-        # Why no appends are taken, if so: set by a failed sync, write or cut, ended by `reopen` alone. While
-        # it is set, nothing past durable_end is served.
-        self.failure: StorageFailed | None = None
-        # From where on the log is proven damaged, if it is; for good, and remembered over a restart. Nothing
-        # at or past it is served, and no appends are taken (rule 15).
-        self.corruption: Corruption | None = found.report.corruption
+        # The leader epoch of the last batch in the log, and never what the cache of epochs says (rule 4).
+        # None: there is no batch.
+        self.last_epoch = found.report.last_epoch
         # Grows with every cut; a sync begun before one says nothing after it (rule 41).
         self.generation = 0
         # The log end right after the last cut: of what was appended before it, just what lies below was kept.
@@ -117,8 +101,16 @@ class Log:
             found.segments,
             index_interval_bytes=options.index_interval_bytes,
             open_max=options.sealed_segments_open_max,
+            may_have_gaps=found.checkpoint.may_have_gaps,
         )
         self._checkpoint = CheckpointFile(files, directory, found.checkpoint)
+        self._health = Health(partition, directory, self._checkpoint, lambda: self.durable_end)
+        self._health.corruption = found.report.corruption
+        self._reader = LogReader(self._segments, self._health, self._readable)
+        # As it was told, below the durable end at that time; what is cut is taken off it.
+        self._noted_high_watermark = found.checkpoint.high_watermark
+        # Where a restart was to begin that failed half-way: `reopen` has to finish it.
+        self._restarting_at: int | None = None
         self._check()
 
     @classmethod
@@ -151,6 +143,34 @@ class Log:
         return self._segments.last.next_offset
 
     @property
+    def failure(self) -> StorageFailed | None:
+        """Why no appends are taken, if so: set by a failed sync, write or cut, ended by `reopen`. While it is
+        set, nothing past durable_end is served.
+        """
+        return self._health.failure
+
+    @property
+    def corruption(self) -> Corruption | None:
+        """From where on the log is proven damaged, if it is; for good, and remembered over a restart. Nothing
+        at or past it is served, and no appends are taken (rule 15). Only `restart_at` ends it.
+        """
+        return self._health.corruption
+
+    def position(self) -> Position:
+        """Where the log is, for whoever replicates it. What is corrupt in front of its log start is said to
+        end there.
+        """
+        start = self.log_start
+        return Position(start, max(start, self.log_end), max(start, self.durable_end), self.last_epoch)
+
+    @property
+    def high_watermark(self) -> int:
+        """What was known here to be committed, as of the last `note_high_watermark`, or of the checkpoint
+        after a start: log_start <= high_watermark <= durable_end, unless the log is corrupt (rule 7).
+        """
+        return max(self.log_start, min(self._noted_high_watermark, self.durable_end))
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all segments."""
         return self._segments.size_bytes
@@ -169,6 +189,30 @@ class Log:
         if self.corruption is None:
             assert self.log_start <= self.durable_end, "trimming stays below what is durable"
 
+    def note_high_watermark(self, offset: int) -> None:
+        """What is committed, as far as this replica may say (rule 7); it may go back. On record once
+        something is written down, `checkpoint` at the latest.
+        """
+        self._noted_high_watermark = min(offset, self.durable_end)
+
+    def checkpoint(self) -> None:
+        """Write down the high watermark and the durable end, if the first has moved since they were. Nothing
+        rests on when. Two syncs. Raises StorageFailed, StorageFull.
+        """
+        if self.failure is not None or self.corruption is not None:
+            return
+        if self.high_watermark != self._checkpoint.current.high_watermark:
+            with self._health.safely():
+                self._save_checkpoint()
+
+    def _save_checkpoint(self, *, log_start: int | None = None, clean: CleanClose | None = None) -> None:
+        self._checkpoint.save(
+            log_start=log_start,
+            durable_end=self.durable_end,
+            high_watermark=self.high_watermark,
+            clean=clean,
+        )
+
     # --- append ---------------------------------------------------------------------------------------
 
     def append(self, batches: Sequence[Batch], leader_epoch: int) -> Appended:
@@ -180,80 +224,97 @@ class Log:
         """
         self.check_writable()
         added_bytes = sum(FRAME_BYTES + batch.header.size_bytes for batch in batches)
-        if added_bytes > APPEND_BYTES_MAX:
-            raise RecordTooLarge(size_bytes=added_bytes, limit_bytes=APPEND_BYTES_MAX)
-        self._prepare(batches, added_bytes, leader_epoch)
         offset = base_offset = self.log_end
         headers: list[BatchHeader] = []
-        buffers: list[Buffer] = []
         for batch in batches:
             header = batch.header._replace(base_offset=offset, leader_epoch=leader_epoch)
-            packed = header.pack()
-            frame = pack_frame(packed, self.durable_end, offset)
-            buffers += (frame + packed[:CRC_START], memoryview(batch.data)[CRC_START:])
             headers.append(header)
             offset = header.next_offset
+        self._prepare(headers, added_bytes)
+        buffers: list[Buffer] = []
+        for header, batch in zip(headers, batches, strict=True):
+            packed = header.pack()
+            frame = pack_frame(packed, self.durable_end, header.base_offset)
+            buffers += (frame + packed[:CRC_START], memoryview(batch.data)[CRC_START:])
+        self._put(headers, buffers, added_bytes)
+        return Appended(base_offset, offset)
+
+    def append_replica(self, pushed: PushedBatches) -> Appended:
+        """Place a leader's batches at the log end as they are, in one write: offsets, leader epochs and the
+        gaps that compaction left in front of them stay. Whether they belong there is `core.follower`'s to say
+        before: they begin at or past the log end, and their epochs do not go back.
+
+        All or none, and raises, as `append`; UnsupportedFormat for a gap that no segment can hold.
+        """
+        self.check_writable()
+        base_offset, next_offset, first_epoch, _ = pushed.bounds
+        assert base_offset >= self.log_end, "what is there already is not overwritten"
+        assert self.last_epoch is None or first_epoch >= self.last_epoch, "epochs do not go back in a log"
+        if next_offset - self.log_end > RELATIVE_OFFSET_MAX:
+            raise UnsupportedFormat(what=f"offsets from {self.log_end} to {next_offset} in one segment")
+        has_gaps = pushed.has_gaps or base_offset > self.log_end
+        self._prepare(pushed.headers, pushed.size_bytes, has_gaps=has_gaps)
+        self._put(pushed.headers, pushed.framed(self.durable_end), pushed.size_bytes)
+        return Appended(base_offset, next_offset)
+
+    def _prepare(self, headers: Sequence[BatchHeader], added_bytes: int, *, has_gaps: bool = False) -> None:
+        """What has to be on disk before an append. An error says that its batches are not written."""
+        if added_bytes > APPEND_BYTES_MAX:
+            raise RecordTooLarge(size_bytes=added_bytes, limit_bytes=APPEND_BYTES_MAX)
+        try:
+            with self._health.safely():
+                self._checkpoint.mark_in_use()
+                if self._segments.is_due(headers, added_bytes, self.options):
+                    self._roll()
+                self._begin_epochs(headers)
+                if has_gaps and not self._segments.may_have_gaps:
+                    self._checkpoint.save(may_have_gaps=True)
+                    self._segments.may_have_gaps = True
+        except StorageFailed as error:
+            raise StorageFailed(path=error.path, reason=error.reason, outcome=Outcome.NOT_WRITTEN) from error
+
+    def _begin_epochs(self, headers: Sequence[BatchHeader]) -> None:
+        """Rule 1: on record before a batch of it is. An entry for nothing is cut at the next start, and by
+        the next append that is not of it.
+        """
+        if headers[-1].leader_epoch == self.last_epoch == self.epochs.latest:
+            return
+        epochs = with_epochs(self.epochs, self.log_end, headers)
+        if epochs.entries() != self.epochs.entries():
+            save_epochs(self._files, self.directory, epochs)
+            self.epochs = epochs
+
+    def _put(self, headers: Sequence[BatchHeader], buffers: Sequence[Buffer], added_bytes: int) -> None:
+        """Write the batches, all or none, and account for them."""
         self._write(buffers, added_bytes)
         last = self._segments.last
         try:
             for header in headers:
                 last.note(header)
                 self.producers.observe(header)
+            self.last_epoch = headers[-1].leader_epoch
         except BaseException as error:  # half counted: out of service, and cut by `reopen`; re-raised
-            self._fail(OSError(errno.EINTR, f"interrupted in an append: {error!r}"))
+            self._health.fail(OSError(errno.EINTR, f"interrupted in an append: {error!r}"))
             raise
         self._check()
-        return Appended(base_offset, offset)
 
-    def _prepare(self, batches: Sequence[Batch], added_bytes: int, leader_epoch: int) -> None:
-        """What has to be on disk before an append. An error says that its batches are not written."""
-        try:
-            with self._failing_safely():
-                self._checkpoint.mark_in_use()
-                self._roll_if_due(added_bytes, batches)
-                if self.epochs.latest is None or leader_epoch > self.epochs.latest:
-                    self._begin_epoch(leader_epoch)
-        except StorageFailed as error:
-            raise StorageFailed(path=error.path, reason=error.reason, outcome=Outcome.NOT_WRITTEN) from error
-
-    def _write(self, buffers: list[Buffer], added_bytes: int) -> None:
+    def _write(self, buffers: Sequence[Buffer], added_bytes: int) -> None:
         """All of it at the end of the last segment, or nothing."""
         segment = self._segments.last
         written = 0
         try:
-            for at in range(0, len(buffers), BUFFERS_PER_WRITE_MAX):
-                chunk = buffers[at : at + BUFFERS_PER_WRITE_MAX]
-                due = sum(map(len, chunk))
-                done = segment.file.write_at(segment.size_bytes + written, chunk)
-                written += done
-                if done < due:
-                    break
+            written = segment.write(buffers)
         except OSError as error:
             if error.errno not in DISK_FULL:
-                raise self._fail(error) from error
+                raise self._health.fail(error) from error
         if written < added_bytes:
             # The answer is "not written", so the bytes must not come back after a crash: cut and sync.
             try:
                 segment.file.truncate(segment.size_bytes)
             except OSError as error:
-                raise self._fail(error) from error
+                raise self._health.fail(error) from error
             self._sync(segment)
             raise StorageFull(path=str(self.directory))
-
-    def _roll_if_due(self, added_bytes: int, batches: Sequence[Batch]) -> None:
-        segment = self._segments.last
-        if not segment.size_bytes:
-            return
-        records = sum(batch.header.last_offset_delta + 1 for batch in batches)
-        latest = max(batch.header.max_timestamp for batch in batches)
-        segment_ms = self.options.segment_ms
-        first = self._segments.first_timestamp_of_last() if segment_ms is not None else None
-        if (
-            segment.size_bytes + added_bytes > self.options.segment_bytes
-            or segment.next_offset + records - segment.base_offset > RELATIVE_OFFSET_MAX
-            or (segment_ms is not None and first is not None and latest - first > segment_ms)
-        ):
-            self._roll()
 
     def _roll(self) -> None:
         """Seal the last segment and start another. Raises OSError; the log then goes on in the old one."""
@@ -264,15 +325,8 @@ class Log:
         if latest is not None:
             self.producers.expire(latest)
         save_producers(self._files, self.directory, self.producers, self.log_end)
-        self._checkpoint.save(durable_end=self.durable_end)
+        self._save_checkpoint()
         self._segments.add()
-
-    def _begin_epoch(self, leader_epoch: int) -> None:
-        """Rule 1: on record before a batch of it is. An entry for nothing is cut at the next start."""
-        entries = [*self.epochs.entries(), (leader_epoch, self.log_end)]
-        epochs = type(self.epochs)(entries)
-        save_epochs(self._files, self.directory, epochs)
-        self.epochs = epochs
 
     # --- durability -----------------------------------------------------------------------------------
 
@@ -296,13 +350,13 @@ class Log:
 
         Of whatever generation it was: pages that it lost may lie below a cut made since.
         """
-        self._fail(error)
+        self._health.fail(error)
         self._segments.give_back()
 
     def abandon_syncs(self, error: OSError) -> None:
         """Whoever ran the syncs was interrupted and will answer none: as `sync_failed` for each begun."""
         if self._segments.give_back_all():
-            self._fail(error)
+            self._health.fail(error)
 
     def reopen(self) -> None:
         """After a failed sync: cut to the last confirmed end and go on (rule 40).
@@ -312,8 +366,11 @@ class Log:
         """
         assert self.failure is not None, "there is something to recover from"
         self._segments.retire_all()
-        self.failure = None
-        self._cut_to(self.durable_end)
+        self._health.failure = None
+        if self._restarting_at is not None:
+            self.restart_at(self._restarting_at)
+        else:
+            self._cut_to(self.durable_end)
 
     # --- read -----------------------------------------------------------------------------------------
 
@@ -324,48 +381,14 @@ class Log:
         Every batch was verified. Raises OffsetOutOfRange, CorruptBatch when the batch at `offset` is not
         sound (later ones end the answer), StorageFailed when the disk cannot be read.
         """
-        if self.corruption is not None and offset >= self.corruption.offset:
-            raise self._corrupt(self.corruption)
-        if not self.log_start <= offset <= self.log_end:
-            raise OffsetOutOfRange(
-                topic=self.partition.topic,
-                partition=self.partition.partition,
-                offset=offset,
-                log_start=self.log_start,
-                log_end=self.log_end,
-            )
-        batches: list[StoredBatch] = []
-        if self.failure is not None:
-            below = min(below, self.durable_end)  # past it the disk may show anything
-        if offset >= min(below, self.log_end):
-            return batches
-        size_bytes = 0
-        for stored in self._batches_from(offset, bytes_max + _READ_AHEAD_BYTES):
-            header = stored.batch.header
-            size_bytes += header.size_bytes
-            if header.base_offset >= below or (batches and size_bytes > bytes_max):
-                break
-            batches.append(stored)
-            if header.next_offset >= below or size_bytes >= bytes_max:
-                break  # without a look at the next: it may not be synced yet, and it is work
-        if not batches and self.corruption is not None and offset >= self.corruption.offset:
-            raise self._corrupt(self.corruption)
-        return batches
+        return self._reader.read(offset, bytes_max, below)
 
-    def _batches_from(self, offset: int, chunk_bytes: int) -> Iterator[StoredBatch]:
-        """Sound batches from the one that holds `offset`, up to where the log is sound."""
-        try:
-            for stored in self._segments.batches_from(offset, chunk_bytes):
-                if self._is_past_corruption(stored):
-                    return
-                yield stored
-        except Unsound as found:
-            self._note_unsound(found)
-        except OSError as error:
-            raise StorageFailed(path=str(self.directory), reason=str(error)) from error
-
-    def _is_past_corruption(self, stored: StoredBatch) -> bool:
-        return self.corruption is not None and stored.batch.header.next_offset > self.corruption.offset
+    def read_framed(self, offset: int, bytes_max: int, below: int) -> Framed:
+        """As `read`, for a push: the batches behind their frames in one object, and where they end; no bytes,
+        and `offset`, when there is nothing. `bytes_max` counts the frames. Raises as `read`: what is cold is
+        verified before it is pushed (rule 15).
+        """
+        return self._reader.read_framed(offset, bytes_max, below)
 
     def find_time(self, timestamp: int, below: int | None = None) -> tuple[int, int] | None:
         """(offset, timestamp) of the first record at or after `timestamp` (ms); None if there is none
@@ -374,34 +397,12 @@ class Log:
         Unpacks two batches at most. Raises CorruptBatch, also for a batch that lies under a sound checksum;
         UnsupportedFormat for a compression that is not installed; StorageFailed.
         """
-        end = self.log_end if self.failure is None else self.durable_end
-        below = end if below is None else min(below, end)
-        try:
-            for stored in self._segments.batches_at_time(timestamp, self.log_start):
-                if self._is_past_corruption(stored):
-                    break
-                header = stored.batch.header
-                if header.base_offset >= below:
-                    return None
-                found = first_at(stored.batch, timestamp, self.log_start)
-                if found is not None:
-                    return found if found[0] < below else None
-                if header.base_offset >= self.log_start:
-                    # Nobody unpacks a batch before it is appended. To go on would be to unpack one after
-                    # another, as many as a liar has sent.
-                    raise CorruptBatch(
-                        reason=f"no record is as late as the {header.max_timestamp} ms of its header",
-                        offset=header.base_offset,
-                    )
-                if header.next_offset >= below:
-                    return None
-        except Unsound as found:
-            self._note_unsound(found)
-        except OSError as error:
-            raise StorageFailed(path=str(self.directory), reason=str(error)) from error
-        if self.corruption is not None:  # what is not sound may hide it
-            raise self._corrupt(self.corruption)
-        return None
+        return self._reader.find_time(timestamp, below)
+
+    def _readable(self) -> Readable:
+        # After a failure, what lies past the durable end may be anything.
+        served_end = self.log_end if self.failure is None else self.durable_end
+        return Readable(self.log_start, self.log_end, served_end)
 
     # --- shortening -----------------------------------------------------------------------------------
 
@@ -415,37 +416,78 @@ class Log:
         assert offset >= self.log_start, "below the log start there is nothing to keep"
         self.check_writable()
         if offset < self.log_end:
-            first = next(self._batches_from(offset, CHUNK_BYTES), None)
-            if self.corruption is not None:
-                raise self._corrupt(self.corruption)
-            self._cut_to(self.log_end if first is None else first.batch.header.base_offset)
+            with self._health.safely():
+                end = self._segments.end_of_cut(offset)
+            self._cut_to(end)
         return self.log_end
 
     def _cut_to(self, end: int) -> None:
-        """Cut at `end`, where a batch begins or the log ends. A cut that fails half-way leaves the log out
+        """Cut at `end`, where a batch ends, or nothing is left. A cut that fails half-way leaves the log out
         of service, because what is still there of the rest would come back beside what is appended.
         """
         try:
             self._cut_or_fail(end)
         except BaseException as error:  # whatever stopped it; re-raised
             if self.failure is None:
-                self._fail(OSError(errno.EIO, f"the cut at {end} is unfinished: {error}"))
+                self._health.fail(OSError(errno.EIO, f"the cut at {end} is unfinished: {error}"))
             raise
         self._check()
 
     def _cut_or_fail(self, end: int) -> None:
-        with self._failing_safely():
+        with self._health.safely():
             self.generation += 1
             # Nothing is left when the cut is at the log start, nor of a batch that reaches across both.
             keep_none = end <= self.log_start
             end = max(end, self.log_start)
             self.durable_end = min(self.durable_end, end)
             self.generation_start = end
-            self._checkpoint.save(durable_end=min(self._checkpoint.current.durable_end, end))
+            self._noted_high_watermark = min(self._noted_high_watermark, end)
+            stored = self._checkpoint.current
+            self._checkpoint.save(
+                durable_end=min(stored.durable_end, end), high_watermark=min(stored.high_watermark, end)
+            )
             self._segments.cut(end, keep_none=keep_none)
             self.epochs.cut_from(self.log_end)
             save_epochs(self._files, self.directory, self.epochs)
             self.producers = load_producers(self._files, self.directory, self._segments.as_list())
+            self.last_epoch = self._segments.last_epoch()
+
+    def restart_at(self, offset: int) -> None:
+        """Drop everything and start empty at `offset`, wherever that is: also when the log is corrupt, which
+        ends with it (rule 15: after the metadata has let go), or out of service.
+
+        Durable when it returns. A crash before that leaves a log that was cut, or is empty, or is this one:
+        the checkpoint is lowered first, then segments go from the last down, what tells of their batches
+        after them, and the new start is on record when nothing of the old is left (rule 41). Raises
+        StorageFailed, StorageFull; the log is out of service then, until `reopen` finishes it.
+        """
+        self._restarting_at = offset
+        self._segments.retire_all()
+        try:
+            self._restart_or_fail(offset)
+        except BaseException as error:  # whatever stopped it; re-raised
+            if self.failure is None:
+                self._health.fail(OSError(errno.EIO, f"the restart at {offset} is unfinished: {error}"))
+            raise
+        self._restarting_at = None
+        self._health.failure = self._health.corruption = None
+        self._check()
+
+    def _restart_or_fail(self, offset: int) -> None:
+        with self._health.safely():
+            self.generation += 1
+            start = self.log_start
+            self.generation_start = min(start, offset)
+            self.durable_end = self._noted_high_watermark = start
+            # Where corruption is on record, it stays so until its bytes are gone.
+            self._checkpoint.save(durable_end=start, high_watermark=start)
+            self._segments.empty(start)
+            self.epochs, self.producers, self.last_epoch = LeaderEpochs(), Producers(), None
+            forget_all(self._files, self.directory)
+            self._checkpoint.begin_anew(offset)
+            self.durable_end = self._noted_high_watermark = offset
+            self._segments.begin(offset)
+            self._segments.may_have_gaps = False
 
     def trim(self, log_start: int) -> None:
         """Forget records below `log_start`, which is at most the durable end; whole segments are unlinked.
@@ -458,10 +500,12 @@ class Log:
         if log_start == self.log_start and not self._segments.has_dead(log_start):
             return
         self.check_writable()
-        with self._failing_safely():
+        with self._health.safely():
             if log_start > self.log_start:
-                self._checkpoint.save(log_start=log_start, durable_end=self.durable_end)
+                self._save_checkpoint(log_start=log_start)
             self._segments.drop_dead(log_start)
+            if not self.size_bytes:
+                self.last_epoch = None  # the last batch went with the others, as a start would find it
             if self.epochs.cut_before(log_start):
                 save_epochs(self._files, self.directory, self.epochs)
 
@@ -477,7 +521,7 @@ class Log:
         self.check_writable()
         self._trim_sealed(now_ms, below)
         last = self._segments.last
-        with self._failing_safely():
+        with self._health.safely():
             latest = self._segments.max_timestamp(last)
             if (
                 options.retention_ms is None
@@ -491,13 +535,9 @@ class Log:
         self._trim_sealed(now_ms, below)
 
     def _trim_sealed(self, now_ms: int, below: int) -> None:
-        with self._failing_safely():
-            sealed = (
-                Retained(segment.next_offset, segment.size_bytes, self._segments.max_timestamp(segment))
-                for segment in self._segments.sealed
-            )
+        with self._health.safely():
             start = retained_from(
-                sealed,
+                self._segments.retained(),
                 self.log_start,
                 size_bytes=self.size_bytes,
                 now_ms=now_ms,
@@ -523,13 +563,13 @@ class Log:
                 and self.corruption is None
                 and (said is None or said.broker_epoch != broker_epoch)
             ):
-                with self._failing_safely():
+                with self._health.safely():
                     last = self._segments.last
                     self._sync(last)
                     last.flush_indexes()
                     save_producers(self._files, self.directory, self.producers, self.log_end)
-                    clean = CleanClose(broker_epoch, last.base_offset, last.size_bytes)
-                    self._checkpoint.save(durable_end=self.durable_end, clean=clean)
+                    clean = CleanClose(broker_epoch, last.base_offset, last.size_bytes, self.last_epoch)
+                    self._save_checkpoint(clean=clean)
         finally:
             self.abandon()
 
@@ -541,53 +581,12 @@ class Log:
 
     def check_writable(self) -> None:
         """Raise what keeps the log from changes, if anything: CorruptBatch, StorageFailed (not written)."""
-        if self.corruption is not None:
-            raise self._corrupt(self.corruption)
-        if self.failure is not None:
-            raise StorageFailed(
-                path=self.failure.path, reason=self.failure.reason, outcome=Outcome.NOT_WRITTEN
-            )
-
-    def _corrupt(self, corruption: Corruption) -> CorruptBatch:
-        topic, partition = self.partition
-        return CorruptBatch(reason=f"{topic}-{partition}: {corruption.reason}", offset=corruption.offset)
-
-    def _note_unsound(self, found: Unsound) -> None:
-        """Found while running. Below the durable end it is corruption, and remembered, so that the next
-        start looks there first (rule 15). Past it, unsynced bytes are gone: a write failed in the
-        background, and StorageFailed is raised.
-        """
-        if found.offset >= self.durable_end:
-            raise self._fail(OSError(errno.EIO, f"unsynced bytes are gone {found}"))
-        if self.corruption is None or found.offset < self.corruption.offset:
-            self.corruption = Corruption(found.offset, found.reason)
-            with suppress(OSError):  # the memory is a courtesy: whoever reads there next finds it again
-                self._checkpoint.save(corrupt_at=found.offset)
-
-    def _fail(self, error: OSError) -> StorageFailed:
-        """Out of service for appends until reopened. An error to raise: another than the one that is kept,
-        because a traceback grows with every raise.
-        """
-        self.failure = StorageFailed(path=str(self.directory), reason=str(error))
-        return copy(self.failure)
-
-    @contextmanager
-    def _failing_safely(self) -> Iterator[None]:
-        """A full disk is the caller's to retry; any other error of the disk takes the log out of service."""
-        try:
-            yield
-        except Unsound as found:
-            self._note_unsound(found)
-            raise self._corrupt(Corruption(found.offset, found.reason)) from None
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise StorageFull(path=str(self.directory)) from error
-            raise self._fail(error) from error
+        self._health.check_writable()
 
     def _sync(self, segment: Segment) -> None:
         """Sync on the owner's own time: everything appended is durable when it returns."""
         try:
             segment.file.sync()
         except OSError as error:  # of any kind: a full disk that shows here has lost pages all the same
-            raise self._fail(error) from error
+            raise self._health.fail(error) from error
         self.durable_end = self.log_end

@@ -25,7 +25,7 @@ from millpond_broker.core.producers import Producers
 from millpond_broker.storage.checkpoint import Checkpoint
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, Unsound, behind, sound_frame_saw
-from millpond_broker.storage.segment import Segment, segment_bases
+from millpond_broker.storage.segment import Segment, follows, segment_bases
 from millpond_broker.storage.sidecars import load_epochs, load_producers, save_epochs
 
 
@@ -47,6 +47,17 @@ class Recovery:
     """Torn bytes that were cut: an append nobody was told of, or (rule 15) a loss on this replica."""
     cut_offset: int | None = None
     corruption: Corruption | None = None
+    log_end: int = 0
+    """Where the log ends after the start: with `last_epoch`, what the report says."""
+    last_epoch: int | None = None
+    """The leader epoch of the last batch that is left; None if none is."""
+
+    @property
+    def may_have_lost(self) -> bool:
+        """Whether bytes were cut. With flush=commit they may have been acknowledged: nothing at the end of a
+        log tells a write that was cut short from one that a disk gave back spoiled (rule 15).
+        """
+        return bool(self.cut_bytes)
 
 
 class Recovered(NamedTuple):
@@ -81,7 +92,10 @@ def recover(files: Files, directory: Path, index_interval_bytes: int) -> Recover
 
 def _start(files: Files, directory: Path, index_interval_bytes: int, stored: Checkpoint | None) -> Recovered:
     segments = _segments(files, directory, index_interval_bytes)
-    checkpoint = stored or Checkpoint(log_start=segments[0].base_offset if segments else 0)
+    # If the checkpoint is lost, nobody knows whether there were gaps.
+    checkpoint = stored or Checkpoint(
+        log_start=segments[0].base_offset if segments else 0, may_have_gaps=bool(segments)
+    )
     corruption = _missing_start(segments, checkpoint)
     if not segments:
         start = checkpoint.log_start
@@ -117,13 +131,23 @@ def _judge(
         checkpoint = replace(checkpoint, clean=None, corrupt_at=report.corruption.offset)
         checkpoint.write(files, directory)
     elif report.clean_epoch is None:
-        checkpoint = Checkpoint(log_start=checkpoint.log_start, durable_end=log_end)
+        checkpoint = Checkpoint(
+            log_start=checkpoint.log_start,
+            durable_end=log_end,
+            high_watermark=min(checkpoint.high_watermark, log_end),
+            may_have_gaps=checkpoint.may_have_gaps,
+        )
         checkpoint.write(files, directory)
     epochs, on_record = load_epochs(files, directory, segments)
     if report.corruption is None and epochs.entries() != on_record:
         # Or what was cut would count again, once the log has grown past where it began.
         save_epochs(files, directory, epochs)
     producers = load_producers(files, directory, segments)
+    if report.clean_epoch is not None and checkpoint.clean is not None:
+        last_epoch = checkpoint.clean.last_epoch
+    else:
+        last_epoch = next((at.last_epoch() for at in reversed(segments) if at.size_bytes), None)
+    report = replace(report, log_end=log_end, last_epoch=last_epoch)
     for segment in segments[:-1]:  # verification may have opened all of them, and there may be many
         segment.release()
     return Recovered(segments, checkpoint, log_end, epochs, producers, report)
@@ -209,7 +233,7 @@ def _verify(files: Files, segments: list[Segment], checkpoint: Checkpoint) -> tu
     first = max(at for at, segment in enumerate(segments) if at == 0 or segment.base_offset <= trusted)
     verified_bytes = 0
     for at, segment in enumerate(segments[first:-1], start=first):
-        walk = _walk(segment, trusted)
+        walk = _walk(segment, trusted, may_have_gaps=checkpoint.may_have_gaps)
         verified_bytes += segment.size_bytes
         following = segments[at + 1].base_offset
         bad = walk.bad
@@ -221,7 +245,7 @@ def _verify(files: Files, segments: list[Segment], checkpoint: Checkpoint) -> tu
         with suppress(OSError):  # an index is a cache: a later use makes it again
             segment.flush_indexes()
     last = segments[-1]
-    walk = _walk(last, trusted)
+    walk = _walk(last, trusted, may_have_gaps=checkpoint.may_have_gaps)
     verified_bytes += last.size_bytes
     if (corruption := _corruption_in_last(last, walk, checkpoint.durable_end)) is not None:
         return segments, Recovery(None, verified_bytes, corruption=corruption)
@@ -255,25 +279,29 @@ class _Walk(NamedTuple):
     durable_seen: int
 
 
-def _walk(segment: Segment, trusted: int) -> _Walk:
+def _walk(segment: Segment, trusted: int, *, may_have_gaps: bool) -> _Walk:
     """Note every sound batch of `segment`, from where its indexes know `trusted`."""
     file_size = segment.size_bytes
     segment.resume(trusted)
     resumed_at = segment.size_bytes
-    walk = _note_all(segment, file_size)
+    walk = _note_all(segment, file_size, may_have_gaps=may_have_gaps)
     if walk.bad is not None and segment.size_bytes == resumed_at > 0:
         # The very first batch is not sound where the index places it: doubt the index before the log.
         segment.restart()
-        walk = _note_all(segment, file_size)
+        walk = _note_all(segment, file_size, may_have_gaps=may_have_gaps)
     return walk
 
 
-def _note_all(segment: Segment, file_size: int) -> _Walk:
-    durable_seen = 0
+def _note_all(segment: Segment, file_size: int, *, may_have_gaps: bool) -> _Walk:
+    durable_seen, resumed_at = 0, segment.size_bytes
     try:
-        for stored in segment.batches(segment.size_bytes, end=file_size):
+        for stored in segment.batches(resumed_at, end=file_size):
             header = stored.batch.header
-            if header.base_offset != segment.next_offset:
+            if not follows(
+                header,
+                segment.next_offset,
+                gap_ok=may_have_gaps and not stored.position == resumed_at > 0,
+            ):
                 raise BadBatch(
                     stored.position,
                     f"offset {header.base_offset} where {segment.next_offset} belongs",

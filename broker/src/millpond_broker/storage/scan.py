@@ -32,11 +32,14 @@ _STORED_MIN: Final = FRAME_BYTES + HEADER_BYTES
 
 
 class StoredBatch(NamedTuple):
-    """A sound batch and where it stands. `batch.data` is a view of the chunk it was read in."""
+    """A sound batch and where it stands. `framed`, the batch behind its frame as it is stored, is a view of
+    the chunk it was read in, and `batch.data` is a view of that.
+    """
 
     position: int
     frame: Frame
     batch: Batch
+    framed: memoryview
 
     @property
     def end_position(self) -> int:
@@ -88,14 +91,15 @@ def scan(file: File, position: int, end: int, chunk_bytes: int = CHUNK_BYTES) ->
         if at + stored_bytes > len(chunk):
             wanted = min(max(chunk_bytes, stored_bytes), end - position)
             chunk, origin, at = file.read_at(position, wanted), position, 0
-        data = memoryview(chunk)[at + FRAME_BYTES : at + stored_bytes]
+        framed = memoryview(chunk)[at : at + stored_bytes]
+        data = framed[FRAME_BYTES:]
         if crc32c(data[CRC_START:]) != header.crc:
             raise BadBatch(position, "checksum")
         try:
             check_header(header)
         except CorruptBatch as error:
             raise BadBatch(position, error.reason) from None
-        yield StoredBatch(position, frame, Batch(header, data))
+        yield StoredBatch(position, frame, Batch(header, data), framed)
         position += stored_bytes
 
 

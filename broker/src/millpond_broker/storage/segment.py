@@ -7,14 +7,14 @@ that a batch in a sealed segment was durable once: a bad one there is corrupt, n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from millpond.wire.frame import FRAME_BYTES
 from millpond.wire.header import BatchHeader
-from millpond_broker.storage.files import FailsForGood, File, Files
+from millpond_broker.storage.files import BUFFERS_PER_WRITE_MAX, Buffer, FailsForGood, File, Files
 from millpond_broker.storage.index import OFFSET_KEY, TIME_KEY, SparseIndex
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch, Unsound, scan
 
@@ -42,6 +42,11 @@ def segment_bases(files: Files, directory: Path) -> dict[int, int]:
             if _LOG_NAME.fullmatch(name)
         )
     )
+
+
+def follows(header: BatchHeader, end: int, *, gap_ok: bool) -> bool:
+    """Whether a batch may stand behind those that end at offset `end`. Compaction leaves gaps."""
+    return header.base_offset == end or (gap_ok and header.base_offset > end)
 
 
 class Segment:
@@ -156,6 +161,17 @@ class Segment:
         self.next_offset = header.next_offset
         self._offsets.covered = self._times.covered = self.size_bytes
 
+    def write(self, buffers: Sequence[Buffer]) -> int:
+        """Write behind the last noted batch; how many bytes, fewer when the disk is full. Raises OSError."""
+        written = 0
+        for at in range(0, len(buffers), BUFFERS_PER_WRITE_MAX):
+            chunk = buffers[at : at + BUFFERS_PER_WRITE_MAX]
+            done = self.file.write_at(self.size_bytes + written, chunk)
+            written += done
+            if done < sum(map(len, chunk)):
+                break
+        return written
+
     def flush_indexes(self) -> None:
         """Write and sync what the index files lack, so that the next start need not scan. Raises OSError."""
         if self._max_timestamp is not None:
@@ -189,6 +205,40 @@ class Segment:
         for stored in self.batches(self.entry_before(offset)[1]):
             if stored.batch.header.next_offset > offset:
                 yield stored
+
+    def end_of_cut(self, offset: int) -> int:
+        """Where the last batch ends that does not reach past `offset`; the base if there is none. Raises
+        Unsound, OSError.
+        """
+        at, sound_end = offset, self.base_offset
+        try:
+            while True:
+                sound_end, position = self.entry_before(at)
+                at, end = sound_end - 1, None
+                for stored in self.batches(position):
+                    header = stored.batch.header
+                    if not follows(header, sound_end, gap_ok=not stored.position == position > 0):
+                        raise Unsound(sound_end, f"offset {header.base_offset} stands there")
+                    if header.next_offset > offset:
+                        break
+                    end = sound_end = header.next_offset
+                if end is not None or not position:
+                    return self.base_offset if end is None else end
+                # The entry is of the very batch that reaches past it: what is before that is by the entry
+                # before that, and there is no third turn.
+        except BadBatch as bad:
+            raise Unsound(sound_end, str(bad)) from None
+
+    def last_epoch(self) -> int | None:
+        """The leader epoch of the last batch, None while there is none. Raises Unsound, OSError."""
+        latest: int | None = None
+        try:
+            self.load_indexes()
+            for stored in self.batches(self._offsets.last_value()):
+                latest = stored.batch.header.leader_epoch
+        except BadBatch as bad:
+            raise Unsound(self.base_offset, str(bad)) from None
+        return latest
 
     def offset_before_time(self, timestamp: int) -> int:
         """An offset before which every record is older than `timestamp`, as near as the index knows:

@@ -12,9 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from millpond.wire.header import BatchHeader
+from millpond_broker.core.retention import Retained
 from millpond_broker.storage.files import File, Files
+from millpond_broker.storage.options import LogOptions
 from millpond_broker.storage.scan import CHUNK_BYTES, BadBatch, StoredBatch, Unsound
-from millpond_broker.storage.segment import Segment, segment_bases
+from millpond_broker.storage.segment import RELATIVE_OFFSET_MAX, Segment, follows, segment_bases
 
 
 class SegmentInfo(NamedTuple):
@@ -26,7 +29,9 @@ class SegmentInfo(NamedTuple):
 
 
 class Segments:
-    """At least one segment, in order, without gaps; only the last takes appends.
+    """At least one segment, in order, each beginning where the one before it ends; only the last takes
+    appends. So a segment that is missing is known by that. Gaps that compaction left lie inside segments, in
+    front of any of their batches.
 
     `_recently_read`: sealed segments whose file and indexes are open, the latest last; at most `open_max`.
     `_lent`: how many syncs of other threads may be using a descriptor. `_retired`: descriptors to close
@@ -41,7 +46,10 @@ class Segments:
         *,
         index_interval_bytes: int,
         open_max: int,
+        may_have_gaps: bool,
     ) -> None:
+        # Whether compaction may have left gaps. If not, one is damage: a hole must not look like compaction.
+        self.may_have_gaps = may_have_gaps
         self._files = files
         self._directory = directory
         self._list = list(segments)
@@ -91,7 +99,9 @@ class Segments:
                     sound_end, position = segment.entry_before(offset)
                 for stored in segment.batches(position, chunk_bytes):
                     header = stored.batch.header
-                    if header.base_offset != sound_end:
+                    # The batch that an index entry speaks of begins where the entry says, or is another one.
+                    gap_ok = self.may_have_gaps and not stored.position == position > 0
+                    if not follows(header, sound_end, gap_ok=gap_ok):
                         raise Unsound(sound_end, f"offset {header.base_offset} stands there")
                     sound_end = header.next_offset
                     if sound_end > offset:
@@ -117,6 +127,47 @@ class Segments:
                 if stored.batch.header.max_timestamp >= timestamp:
                     yield stored
             return
+
+    def end_of_cut(self, offset: int) -> int:
+        """Where the log ends once every batch that reaches past `offset` is gone: at `offset`, or before it.
+        Raises Unsound, OSError.
+        """
+        at = bisect_right(self._list, offset, key=lambda segment: segment.base_offset) - 1
+        segment = self._list[max(0, at)]
+        try:
+            return segment.end_of_cut(offset)
+        finally:
+            self._note_read(segment)
+
+    def last_epoch(self) -> int | None:
+        """The leader epoch of the last batch in the log, None if there is none. Raises Unsound, OSError."""
+        segment = next((segment for segment in reversed(self._list) if segment.size_bytes), None)
+        if segment is None:
+            return None
+        try:
+            return segment.last_epoch()
+        finally:
+            self._note_read(segment)
+
+    def is_due(self, headers: Sequence[BatchHeader], added_bytes: int, options: LogOptions) -> bool:
+        """Whether the last segment is to be sealed before these batches. Raises Unsound, OSError."""
+        segment = self.last
+        if not segment.size_bytes:
+            return False
+        if (
+            segment.size_bytes + added_bytes > options.segment_bytes
+            or headers[-1].next_offset - segment.base_offset > RELATIVE_OFFSET_MAX
+        ):
+            return True
+        if options.segment_ms is None:
+            return False
+        first = self.first_timestamp_of_last()
+        return first is not None and max(at.max_timestamp for at in headers) - first > options.segment_ms
+
+    def retained(self) -> Iterator[Retained]:
+        """What retention goes by, of each sealed segment, oldest first. Raises Unsound, OSError."""
+        for segment in self.sealed:
+            yield Retained(segment.next_offset, segment.size_bytes, self.max_timestamp(segment))
 
     def max_timestamp(self, segment: Segment) -> int | None:
         """The greatest timestamp of a segment, None while it is empty. Raises Unsound, OSError."""
@@ -150,6 +201,24 @@ class Segments:
         what is on disk may then be more than what is held, until a cut succeeds.
         """
         kept = [] if keep_none else [segment for segment in self._list if segment.base_offset < end]
+        self._drop_behind(kept, end)
+        if not kept:
+            self.last.make()
+        self.last.cut(end)
+
+    def empty(self, offset: int) -> None:
+        """Drop everything. Durable when it returns, and a start finds a log that was cut, at any step. The
+        one segment that is left, to begin at `offset`, is not on disk. Raises OSError, as `cut`.
+        """
+        self._drop_behind([], offset)
+
+    def begin(self, offset: int) -> None:
+        """After `empty`: have an empty segment at `offset`. Durable when it returns. Raises OSError."""
+        assert not self.size_bytes, "nothing is left"
+        self._list = [self._planned(offset)]
+        self.last.make()
+
+    def _drop_behind(self, kept: list[Segment], end: int) -> None:
         # By name, because an earlier cut or roll may have failed and left some that we do not hold.
         held = {segment.base_offset: segment for segment in self._list}
         doomed = [
@@ -164,11 +233,8 @@ class Segments:
             self._drop(segment)
             # One by one from the end: a hole must never look like compaction.
             self._files.sync_directory(self._directory)
-        if not kept:
-            self.last.make()
         if self.last in self._recently_read:
             self._recently_read.remove(self.last)
-        self.last.cut(end)
 
     def has_dead(self, log_start: int) -> bool:
         """Whether a segment lies wholly below `log_start`. The last one never counts."""

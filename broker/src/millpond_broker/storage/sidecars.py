@@ -7,7 +7,7 @@ past the log end is of a log that is gone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,11 +41,31 @@ def load_epochs(
         epochs = LeaderEpochs(on_record)
         epochs.cut_from(log_end)
         return epochs, on_record
-    epochs = LeaderEpochs()
-    for header in _headers_from(segments, segments[0].base_offset):
+    epochs, end = LeaderEpochs(), segments[0].base_offset
+    for header in _headers_from(segments, end):
         if epochs.latest is None or header.leader_epoch > epochs.latest:
-            epochs.begin(header.leader_epoch, header.base_offset)
+            epochs.begin(header.leader_epoch, end)
+        end = header.next_offset
     return epochs, []
+
+
+def with_epochs(epochs: LeaderEpochs, log_end: int, headers: Sequence[BatchHeader]) -> LeaderEpochs:
+    """The epochs once these batches are at the log end: each begins where the batch before its first ends.
+
+    Not at its first batch: what compaction took out in front of that may have been of either epoch, and a
+    follower that has something there, of the older one, must not believe that we agree (rule 3). Entries at
+    the log end are of batches that were not written after all, unless these are the ones; greater epochs are
+    of a log that was emptied since, and were lost in an election.
+    """
+    first_epoch = headers[0].leader_epoch
+    extended = LeaderEpochs(
+        (epoch, start) for epoch, start in epochs.entries() if start < log_end and epoch <= first_epoch
+    )
+    for header in headers:
+        if extended.latest is None or header.leader_epoch > extended.latest:
+            extended.begin(header.leader_epoch, log_end)
+        log_end = header.next_offset
+    return extended
 
 
 def save_epochs(files: Files, directory: Path, epochs: LeaderEpochs) -> None:
@@ -84,6 +104,14 @@ def load_producers(files: Files, directory: Path, segments: list[Segment]) -> Pr
     for header in _headers_from(segments, offset):
         producers.observe(header)
     return producers
+
+
+def forget_all(files: Files, directory: Path) -> None:
+    """Leave no epoch and no producer behind: the batches are gone. Durable when it returns."""
+    save_epochs(files, directory, LeaderEpochs())
+    for offset in _producer_snapshots(files, directory):
+        files.unlink(directory / (segment_name(offset) + _PRODUCERS_SUFFIX))
+    files.sync_directory(directory)
 
 
 def _sound_snapshot(files: Files, path: Path) -> dict[str, Any] | None:
