@@ -154,7 +154,9 @@ class Joiner:
         if not payload and (piece.flags & ~LAST or not piece.flags & LAST):
             # Such pieces would never add up to a message, nor to one that is too large.
             raise LinkRefused(Reason.MALFORMED, "an empty piece that is not the last")
-        if bool(self._body) and not piece.flags & BODY:
+        if piece.flags & BODY and not self._parts:
+            raise LinkRefused(Reason.MALFORMED, "a body without a message")
+        if self._body and not piece.flags & BODY:
             raise LinkRefused(Reason.MALFORMED, "more of a message behind its body")
         self._sequence += 1
         return payload
