@@ -198,13 +198,27 @@ class GroupMetadataLog:
         if sequence is None:
             sequence = self._next_sequence
             self._next_sequence += 1
+        number = sequence
+
+        def envelope() -> Envelope:
+            epoch = self._image.controller_epoch if controller_epoch is None else controller_epoch
+            return Envelope(self._proposer, number, epoch, command)
+
+        return await self._propose(envelope, sequence, timeout)
+
+    async def propose_for(self, envelope: Envelope, timeout: float) -> ProposeOutcome:
+        return await self._propose(lambda: envelope, envelope.sequence, timeout)
+
+    async def _propose(
+        self, envelope: Callable[[], Envelope], sequence: int, timeout: float
+    ) -> ProposeOutcome:
+        """`envelope` is asked once it is this proposal's turn."""
         outcome: asyncio.Future[ProposeOutcome] | None = None
         try:
             async with asyncio.timeout(timeout):
                 await self._room.acquire()
-                epoch = self._image.controller_epoch if controller_epoch is None else controller_epoch
                 try:
-                    data = encode(Envelope(self._proposer, sequence, epoch, command))
+                    data = encode(envelope())
                 except BaseException:  # whatever it was, its room is free again; re-raised
                     self._room.release()
                     raise

@@ -70,6 +70,10 @@ class MetadataLog(Protocol):
     def term(self) -> int:
         """The term in which this broker leads the voters, for its ClaimController; 0 while it does not."""
 
+    @property
+    def leader(self) -> int | None:
+        """Which broker leads the voters, as far as is known here: where to send what is to be proposed."""
+
     async def propose(
         self,
         command: Command,
@@ -80,6 +84,12 @@ class MetadataLog(Protocol):
     ) -> ProposeOutcome:
         """Replicate a command; what became of it within `timeout` seconds. `sequence`: of an Unknown, to try
         that proposal again. `controller_epoch`: what the command was decided in; None: the one in force here.
+        """
+
+    async def propose_for(self, envelope: Envelope, timeout: float) -> ProposeOutcome:
+        """Replicate a command in the name of whoever proposes it: proposer, sequence and controller epoch
+        stand in the envelope. NotApplied where this broker does not lead. The same envelope again counts
+        once.
         """
 
     async def barrier(self, timeout: float) -> int:

@@ -93,10 +93,12 @@ class SoloMetadataLog:
         image: MetadataImage,
         proposer: bytes,
         *,
+        broker_id: int,
         run_blocking: RunBlocking,
         options: SoloOptions,
     ) -> None:
         self._store = store
+        self._broker_id = broker_id
         self._image = image
         self._proposer = proposer
         self._run_blocking = run_blocking
@@ -145,7 +147,14 @@ class SoloMetadataLog:
             for store in opened:
                 store.journal.abandon()
             raise
-        return cls(opened[0], image, new_id(), run_blocking=run_blocking, options=options or SoloOptions())
+        return cls(
+            opened[0],
+            image,
+            new_id(),
+            broker_id=broker_id,
+            run_blocking=run_blocking,
+            options=options or SoloOptions(),
+        )
 
     # --- the port ---------------------------------------------------------------------------------------
 
@@ -156,6 +165,10 @@ class SoloMetadataLog:
     @property
     def term(self) -> int:
         return self._store.journal.term
+
+    @property
+    def leader(self) -> int | None:
+        return self._broker_id
 
     async def propose(
         self,
@@ -168,13 +181,27 @@ class SoloMetadataLog:
         if sequence is None:
             sequence = self._next_sequence
             self._next_sequence += 1
+        number = sequence
+
+        def envelope() -> Envelope:
+            epoch = self._image.controller_epoch if controller_epoch is None else controller_epoch
+            return Envelope(self._proposer, number, epoch, command)
+
+        return await self._propose(envelope, sequence, timeout)
+
+    async def propose_for(self, envelope: Envelope, timeout: float) -> ProposeOutcome:
+        return await self._propose(lambda: envelope, envelope.sequence, timeout)
+
+    async def _propose(
+        self, envelope: Callable[[], Envelope], sequence: int, timeout: float
+    ) -> ProposeOutcome:
+        """`envelope` is asked once it is this proposal's turn."""
         proposal: _Proposal | None = None
         try:
             async with asyncio.timeout(timeout):
                 await self._room.acquire()
-                epoch = self._image.controller_epoch if controller_epoch is None else controller_epoch
                 try:
-                    proposal = self._enqueue(Envelope(self._proposer, sequence, epoch, command))
+                    proposal = self._enqueue(envelope())
                 except BaseException:  # whatever it was, its room is free again; re-raised
                     self._room.release()
                     raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from millpond_broker.runtime.feed import Feed
 from millpond_broker.runtime.fetch import FetchLimits, FetchSession
 from millpond_broker.runtime.partition import Bounds
 from millpond_broker.runtime.partitions import Partitions, PartitionsOptions
+from millpond_broker.runtime.peers import PeerStreams
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.produce import Backlog, ProduceLimits, ProduceSession
 from millpond_broker.runtime.topics import Topics
@@ -37,6 +38,9 @@ from millpond_broker.storage.files import Files
 from millpond_broker.storage.group_commit import GroupCommit
 
 _log: Final = logging.getLogger(__name__)
+
+OpenMetadata = Callable[[DataDirectory, bytes], Awaitable[MetadataLog]]
+"""Opens the log of metadata in a data directory; also gets the incarnation of this start."""
 
 ROLE: Final = "broker"
 PRODUCER_ID_BLOCK: Final = 1000
@@ -95,7 +99,10 @@ class Broker:
         clock: Clock,
         metrics: BrokerMetrics,
         new_id: Callable[[], bytes],
+        streams: PeerStreams | None = None,
+        open_metadata: OpenMetadata | None = None,
     ) -> None:
+        """`streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter."""
         self.options = options
         self.phase = Phase.STARTING
         self.metrics = metrics
@@ -104,6 +111,8 @@ class Broker:
         self._disk = disk
         self._clock = clock
         self._new_id = new_id
+        self._peers = streams
+        self._open_metadata = open_metadata or self._open_solo
         self._streams: set[Stream] = set()
         self._stream_ended = asyncio.Event()
         self._watching = 0
@@ -138,14 +147,7 @@ class Broker:
         self, directory: DataDirectory, address: str, ready: Callable[[], None], stopping: asyncio.Event
     ) -> None:
         incarnation = self._new_id()
-        metadata = await SoloMetadataLog.open(
-            self._files,
-            directory.path,
-            broker_id=self.options.broker_id,
-            directory_id=directory.directory_id,
-            new_id=self._new_id,
-            run_blocking=self._disk.run,
-        )
+        metadata = await self._open_metadata(directory, incarnation)
         group_commit = GroupCommit(self._files, directory.path)
         try:
             controller = Controller(metadata, self.options.broker_id, self._clock)
@@ -195,6 +197,16 @@ class Broker:
             self.phase = Phase.STOPPING
             group_commit.close()
             await metadata.close()
+
+    async def _open_solo(self, directory: DataDirectory, _incarnation: bytes) -> MetadataLog:
+        return await SoloMetadataLog.open(
+            self._files,
+            directory.path,
+            broker_id=self.options.broker_id,
+            directory_id=directory.directory_id,
+            new_id=self._new_id,
+            run_blocking=self._disk.run,
+        )
 
     def _make_partitions(
         self, directory: DataDirectory, group_commit: GroupCommit, controller: Controller, incarnation: bytes
