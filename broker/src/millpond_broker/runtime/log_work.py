@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from millpond.wire.errors import MillpondError
+from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.partition import Partition
 from millpond_broker.runtime.ports import Blocking
@@ -57,6 +58,16 @@ class Delete:
 
 
 Work = Open | Reopen | Cut | Empty | Delete
+
+
+def log_options(config: TopicConfig) -> LogOptions:
+    """What of a topic's settings is its logs'."""
+    return LogOptions(
+        segment_bytes=config.segment_bytes,
+        segment_ms=config.segment_ms,
+        retention_ms=config.retention_ms,
+        retention_bytes=config.retention_bytes,
+    )
 
 
 class LogWork:
@@ -171,6 +182,20 @@ class LogWork:
         if log is not None:
             log.abandon()
         await self._remove(self._directory_of(partition))
+
+    async def close(self, partition: Partition, broker_epoch: int | None) -> None:
+        """Close its log: durable, and said to be complete under that epoch; None: as it is. `run` is over."""
+        await self._syncer.forget(partition)
+        log, partition.log = partition.log, None
+        if log is None:
+            return
+        if broker_epoch is None:
+            log.abandon()
+            return
+        try:
+            await self._disk.run(lambda: log.close(broker_epoch))
+        except MillpondError as error:
+            event(_log, logging.ERROR, "log_not_closed", log=str(log.directory), error=str(error))
 
     async def remove_unknown(self, known: frozenset[str]) -> None:
         """Delete logs of other topics than these, by their ids in hex: deleting them was cut short."""

@@ -27,14 +27,13 @@ from millpond_broker.core.admission import AdmissionLimits
 from millpond_broker.core.commands import ID_BYTES, CutReport
 from millpond_broker.core.follower import Follower
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage, TopicImage
-from millpond_broker.core.in_sync import Committed, Member, Standing, WantedIsr
+from millpond_broker.core.in_sync import Committed, Member, WantedIsr
 from millpond_broker.core.leader import Reign
-from millpond_broker.core.state import BrokerState
 from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.observe.logs import event
 from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.runtime.following import Following
-from millpond_broker.runtime.log_work import Cut, Delete, Empty, LogWork, Open, Reopen, Work
+from millpond_broker.runtime.log_work import Cut, Delete, Empty, LogWork, Open, Reopen, Work, log_options
 from millpond_broker.runtime.metadata import Proposing
 from millpond_broker.runtime.partition import Key, Partition, PartitionOptions, State
 from millpond_broker.runtime.peers import PeerStream, PeerStreams
@@ -46,7 +45,7 @@ from millpond_broker.runtime.syncer import Syncer
 from millpond_broker.storage.directory import DataDirectory, partition_of
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.group_commit import GroupCommit
-from millpond_broker.storage.log import Log, LogOptions
+from millpond_broker.storage.log import Log
 
 _log: Final = logging.getLogger(__name__)
 
@@ -165,7 +164,7 @@ class Partitions:
                 continue
             (topic, number), topic_id = found
             partition = self._new((bytes.fromhex(topic_id), number), topic, TopicConfig())
-            await self._work.do(partition, Open(_log_options(TopicConfig())))
+            await self._work.do(partition, Open(log_options(TopicConfig())))
         epochs, cuts = set(), []
         for partition in self._held.values():
             log = partition.log
@@ -279,7 +278,7 @@ class Partitions:
                 self._stand_by(partition, state)
             return
         if partition.log is None:
-            self._work.ask(partition, Open(_log_options(topic.config)))
+            self._work.ask(partition, Open(log_options(topic.config)))
         elif state.leader == me:
             self._lead(partition, partition.log, topic, state)
         elif state.leader is not None:
@@ -310,7 +309,7 @@ class Partitions:
         return True
 
     def _lead(self, partition: Partition, log: Log, topic: TopicImage, state: PartitionImage) -> None:
-        committed = _committed(topic, state, self._image)
+        committed = Committed.of(topic, state, self._image)
         if partition.leader is not None and partition.last_epoch == state.leader_epoch:
             partition.committed(committed)
             return
@@ -423,7 +422,7 @@ class Partitions:
     def _configure(self, partition: Partition, config: TopicConfig) -> None:
         partition.options = self._options_for(config)
         if partition.log is not None:
-            partition.log.options = _log_options(config)
+            partition.log.options = log_options(config)
 
     def _drop(self, partition: Partition) -> None:
         if partition.state is not State.CLOSED:
@@ -559,43 +558,6 @@ class Partitions:
                     partition.log.note_high_watermark(partition.high_watermark)
                 partition.close(stopping)
         for partition in self._held.values():
-            await self.syncer.forget(partition)
-            log, partition.log = partition.log, None
-            if log is None:
-                continue
-            if partition in deleted:
-                log.abandon()  # its topic is gone, and its deletion cut short: the next start goes on with it
-            else:
-                await self._disk.run(lambda log=log: _close(log, broker_epoch))  # type: ignore[misc]  # bound now
+            # Its topic is gone, and its deletion cut short: the next start goes on with it.
+            await self._work.close(partition, None if partition in deleted else broker_epoch)
         self._held.clear()
-
-
-def _close(log: Log, broker_epoch: int) -> None:
-    try:
-        log.close(broker_epoch)
-    except MillpondError as error:
-        event(_log, logging.ERROR, "log_not_closed", log=str(log.directory), error=str(error))
-
-
-def _committed(topic: TopicImage, state: PartitionImage, image: MetadataImage) -> Committed:
-    brokers = {
-        member: Standing(broker.epoch, may_join=broker.state is BrokerState.RUNNING)
-        for member in state.replicas
-        if (broker := image.brokers.get(member)) is not None
-    }
-    return Committed(
-        partition_epoch=state.partition_epoch,
-        replicas=frozenset(state.replicas),
-        isr=frozenset(state.isr),
-        min_insync=topic.min_insync_of(len(state.replicas)),
-        brokers=brokers,
-    )
-
-
-def _log_options(config: TopicConfig) -> LogOptions:
-    return LogOptions(
-        segment_bytes=config.segment_bytes,
-        segment_ms=config.segment_ms,
-        retention_ms=config.retention_ms,
-        retention_bytes=config.retention_bytes,
-    )

@@ -134,7 +134,7 @@ class Requests:
             refused = await self._metadata.propose(GiveUpPartitions(*me, tuple(items)), GIVE_UP_SECONDS_MAX)
         except MillpondError as error:
             event(_log, logging.WARNING, "not_given_up", partitions=len(items), error=str(error))
-            failed = range(len(items))
+            failed = list(range(len(items)))
         else:
             assert isinstance(refused, tuple), "what of it was refused"
             failed = [item.position for item in refused]
