@@ -11,8 +11,7 @@ import pytest
 
 from millpond.v1 import metadata_pb2, produce_pb2
 from millpond.wire.batch import Producer
-from millpond.wire.errors import DirectoryInUse, OperationTimeout
-from millpond_broker.runtime import broker
+from millpond.wire.errors import DirectoryInUse
 from tests.integration.broker.raw import RawClient, batch, code_of, detail_of, drain
 from tests.integration.broker.serving import DiskOnThread, serving
 from tests.sim.disk import SimFiles
@@ -231,38 +230,6 @@ async def test_a_full_disk_refuses_records_serves_reads_and_recovers_by_itself()
         disk.capacity_bytes = None
         (result,) = await client.send(topic, batch([b"fits"]))
         assert result.base_offset == 1
-
-
-async def test_an_election_that_the_journal_had_no_room_for_is_held_when_it_has(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    disk = SimFiles(Random(8))
-    async with serving(Path("/data"), files=disk) as served, RawClient(served.address) as client:
-        await client.create_topic("many", 150)
-    disk.capacity_bytes = used_bytes(disk, Path("/")) + 1500  # for the registration, not for 150 leaders
-
-    async def make_room() -> None:
-        # Registration and claim are two images, each planned for; after the second nothing else happens.
-        while caplog.messages.count("not_controlled") < 2:
-            await asyncio.sleep(0)
-        disk.capacity_bytes = None
-
-    async with asyncio.TaskGroup() as tasks, asyncio.timeout(30):
-        tasks.create_task(make_room())
-        async with serving(Path("/data"), files=disk) as served, RawClient(served.address) as client:
-            assert {found.leader for found in (await describe(client)).topics[0].partitions} == {1}
-
-
-async def test_a_start_that_takes_too_long_says_what_it_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "JOIN_SECONDS_MAX", 0.2)
-    disk = SimFiles(Random(8))
-    async with serving(Path("/data"), files=disk) as served, RawClient(served.address) as client:
-        await client.create_topic("many", 150)
-    disk.capacity_bytes = used_bytes(disk, Path("/")) + 1500
-    with pytest.raises(ExceptionGroup) as refused:
-        async with serving(Path("/data"), files=disk):
-            pass
-    assert refused.group_contains(OperationTimeout, match="leading every partition")
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
+from millpond_broker.rpc import control_codec, replication_codec
 from millpond_broker.runtime.peers import Peer, PeerStream, PeerUnreachable, Purpose
 from tests.sim.cluster.network import End, Network
 from tests.sim.loop import Owner
@@ -15,6 +16,15 @@ PEER_PORT: Final = 7071
 def address_of(broker_id: int) -> str:
     """Where other brokers reach it."""
     return f"broker-{broker_id}.sim:{PEER_PORT}"
+
+
+def through_codecs(kind: str, message: Any) -> Any:
+    """What arrives of a message that travels as bytes, as it does between real brokers."""
+    if kind == Purpose.REPLICATION.value:
+        return replication_codec.decode(*replication_codec.encode(message))
+    if kind == Purpose.CONTROL.value:
+        return control_codec.decode(*control_codec.encode(message))
+    return message
 
 
 class SimPeerStreams:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from millpond_broker.core.commands import InSyncMember
+from millpond_broker.core.state import BrokerState, MetadataImage, PartitionImage, TopicImage
 
 ASK_AGAIN_MS: Final = 1000
 """A change without a result is asked for again: often enough for a controller that was replaced, and rare
@@ -41,6 +42,22 @@ class Committed:
     min_insync: int
     """Effective minISR: min(the topic's, its replicas), of the same version as the rest."""
     brokers: Mapping[int, Standing]
+
+    @classmethod
+    def of(cls, topic: TopicImage, state: PartitionImage, image: MetadataImage) -> Committed:
+        """One partition's, of one image."""
+        brokers = {
+            member: Standing(broker.epoch, may_join=broker.state is BrokerState.RUNNING)
+            for member in state.replicas
+            if (broker := image.brokers.get(member)) is not None
+        }
+        return cls(
+            partition_epoch=state.partition_epoch,
+            replicas=frozenset(state.replicas),
+            isr=frozenset(state.isr),
+            min_insync=topic.min_insync_of(len(state.replicas)),
+            brokers=brokers,
+        )
 
 
 class Member(NamedTuple):

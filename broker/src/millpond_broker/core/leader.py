@@ -113,6 +113,17 @@ class Leader(Generic[W]):
         """Whether the high watermark has reached this epoch's start, so that it can be told (rule 7)."""
         return self.high_watermark >= self.epoch_start
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether time would change nothing: nobody in sync lags, nobody is to join, nothing is asked for."""
+        if self.in_sync.is_asking:
+            return False
+        isr, log_end = self.in_sync.committed.isr, self._ends.log_end
+        return not any(
+            follower.is_joining or (follower.broker_id in isr and follower.end < log_end)
+            for follower in self._followers
+        )
+
     # --- producers ------------------------------------------------------------------------------------
 
     def check_in_sync(self, *, has_lease: bool = True) -> None:

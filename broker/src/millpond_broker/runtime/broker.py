@@ -12,7 +12,7 @@ import enum
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,13 +20,23 @@ from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.consensus.solo import SoloMetadataLog
 from millpond_broker.core.admission import AdmissionLimits
-from millpond_broker.core.commands import AllocateProducerIds, ClaimController, RegisterBroker
+from millpond_broker.core.commands import (
+    FEATURE_LEVEL,
+    AllocateProducerIds,
+    BrokerStart,
+    ClaimController,
+    FenceBroker,
+    RaiseFeatureLevel,
+    RegisterBroker,
+    UnfenceBroker,
+)
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.observe.logs import event
 from millpond_broker.observe.metrics import BrokerMetrics
-from millpond_broker.runtime.controller import Controller, propose
+from millpond_broker.runtime.controller import Controller
 from millpond_broker.runtime.feed import Feed
 from millpond_broker.runtime.fetch import FetchLimits, FetchSession
+from millpond_broker.runtime.metadata import Metadata
 from millpond_broker.runtime.partition import Bounds
 from millpond_broker.runtime.partitions import Partitions, PartitionsOptions
 from millpond_broker.runtime.peers import PeerStreams
@@ -118,7 +128,7 @@ class Broker:
         self._watching = 0
         self._backlog = Backlog(options.produce)
         # From here on None until `run` has them.
-        self._metadata: MetadataLog | None = None
+        self._metadata: Metadata | None = None
         self._partitions: Partitions | None = None
         self._feed: Feed | None = None
         self._topics: Topics | None = None
@@ -147,14 +157,15 @@ class Broker:
         self, directory: DataDirectory, address: str, ready: Callable[[], None], stopping: asyncio.Event
     ) -> None:
         incarnation = self._new_id()
-        metadata = await self._open_metadata(directory, incarnation)
+        log = await self._open_metadata(directory, incarnation)
         group_commit = GroupCommit(self._files, directory.path)
         try:
+            metadata = Metadata(log)
             controller = Controller(metadata, self.options.broker_id, self._clock)
-            partitions = self._make_partitions(directory, group_commit, controller, incarnation)
+            partitions = self._make_partitions(directory, group_commit, metadata, incarnation)
             feed = Feed(metadata.image)
             for follow in (feed.publish, partitions.follow, controller.follow):
-                metadata.subscribe(follow)
+                log.subscribe(follow)
             self._metadata, self._partitions, self._feed = metadata, partitions, feed
             self._topics = Topics(
                 metadata,
@@ -164,18 +175,17 @@ class Broker:
                 record_bytes_max=self.options.limits.batch_bytes_max // 2,
                 partitions_max=self.options.partitions_max,
             )
-            partitions.follow(metadata.image)
-            await partitions.catch_up()  # recovery, before anybody is told that this broker is there
-            await partitions.remove_orphans()
+            recovered = await partitions.recover()  # before anybody is told that this broker is there
             async with asyncio.TaskGroup() as tasks:
                 owned = [
                     tasks.create_task(partitions.syncer.run(), name="syncs"),
                     tasks.create_task(partitions.run(), name="partitions"),
                     tasks.create_task(controller.run(), name="controller"),
                     tasks.create_task(self._upkeep(partitions), name="upkeep"),
-                    tasks.create_task(metadata.failed(), name="metadata"),
+                    tasks.create_task(log.failed(), name="metadata"),
                 ]
                 await self._join(
+                    log.term,
                     RegisterBroker(
                         broker_id=self.options.broker_id,
                         incarnation=incarnation,
@@ -184,7 +194,10 @@ class Broker:
                         peer_address=self.options.peer_address,
                         rack=self.options.rack,
                         version=self.options.version,
-                    )
+                        feature_level=FEATURE_LEVEL,
+                        previous_epoch=recovered.previous_epoch,
+                        cuts=recovered.cuts,
+                    ),
                 )
                 self.phase = Phase.RUNNING
                 ready()
@@ -196,7 +209,7 @@ class Broker:
         finally:
             self.phase = Phase.STOPPING
             group_commit.close()
-            await metadata.close()
+            await log.close()
 
     async def _open_solo(self, directory: DataDirectory, _incarnation: bytes) -> MetadataLog:
         return await SoloMetadataLog.open(
@@ -209,7 +222,7 @@ class Broker:
         )
 
     def _make_partitions(
-        self, directory: DataDirectory, group_commit: GroupCommit, controller: Controller, incarnation: bytes
+        self, directory: DataDirectory, group_commit: GroupCommit, metadata: Metadata, incarnation: bytes
     ) -> Partitions:
         options = PartitionsOptions(
             broker_id=self.options.broker_id, incarnation=incarnation, limits=self.options.limits
@@ -223,27 +236,38 @@ class Broker:
             disk=self._disk,
             clock=self._clock,
             metrics=self.metrics,
-            resign=controller.resign,
+            metadata=metadata,
+            has_lease=lambda: True,
+            streams=self._peers,
         )
 
-    async def _join(self, registration: RegisterBroker) -> None:
+    async def _join(self, term: int, registration: RegisterBroker) -> None:
         """Register this incarnation, become controller, and wait until every partition is led.
 
         Raises OperationTimeout when that takes longer than JOIN_SECONDS_MAX, and as `propose`.
         """
         try:
             async with asyncio.timeout(JOIN_SECONDS_MAX):
-                await self._lead_all(registration)
+                await self._lead_all(term, registration)
         except TimeoutError:
             raise OperationTimeout(what="leading every partition", timeout=JOIN_SECONDS_MAX) from None
 
-    async def _lead_all(self, registration: RegisterBroker) -> None:
+    async def _lead_all(self, term: int, registration: RegisterBroker) -> None:
         metadata, partitions, feed = self._metadata, self._partitions, self._feed
         assert metadata is not None, "it has started"
         assert partitions is not None, "likewise"
         assert feed is not None, "likewise"
-        await propose(metadata, registration)
-        await propose(metadata, ClaimController(broker_id=registration.broker_id, term=metadata.term))
+        broker_id = registration.broker_id
+        await metadata.propose(ClaimController(broker_id=broker_id, term=term))
+        if metadata.image.feature_level < FEATURE_LEVEL:
+            plain = replace(registration, feature_level=0, previous_epoch=0, cuts=())
+            epoch = _epoch(await metadata.propose(plain))
+            await metadata.propose(RaiseFeatureLevel(FEATURE_LEVEL, (BrokerStart(broker_id, epoch),)))
+        if (before := metadata.image.brokers.get(broker_id)) is not None:
+            await metadata.propose(FenceBroker(broker_id, before.epoch))
+        epoch = _epoch(await metadata.propose(registration))
+        await metadata.propose(UnfenceBroker(broker_id, epoch))
+        await partitions.remove_orphans()
         image = metadata.image
         while any(state.leader is None for topic in image.topics.values() for state in topic.partitions):
             image = await feed.newer_than(image)
@@ -361,11 +385,10 @@ class Broker:
         async with self._taking_ids:
             if not self._producer_ids:
                 epoch = self._metadata.image.brokers[self.options.broker_id].epoch
-                first = await propose(
-                    self._metadata,
+                first = await self._metadata.propose(
                     AllocateProducerIds(
                         broker_id=self.options.broker_id, broker_epoch=epoch, count=PRODUCER_ID_BLOCK
-                    ),
+                    )
                 )
                 assert isinstance(first, int), "the first of the block"
                 self._producer_ids = list(range(first + PRODUCER_ID_BLOCK - 1, first - 1, -1))
@@ -393,3 +416,9 @@ class Broker:
             yield "log_bytes", labels, log.size_bytes
             yield "log_segments", labels, len(log.segments())
             yield "is_leader", labels, int(leader is not None)
+
+
+def _epoch(value: object) -> int:
+    """A registration's result."""
+    assert isinstance(value, int), "the broker epoch"
+    return value

@@ -1,21 +1,23 @@
-"""One partition on this broker: its log, its leadership, and those who wait for either to move.
+"""One partition on this broker: its log, its part in replication, and those who wait for either to move.
 
 The path of a batch ends here: admitted, checked against its producer's sequence, appended, and answered
 when the leader machine says so. What is durable is known from the `Syncer`, which this partition tells
 when it has something to sync. All on the loop, nothing awaits.
+
+A replica leads (`leader`, here), follows (`following`), or waits for the metadata or for its log.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from millpond.wire.batch import Batch
 from millpond.wire.errors import (
     BrokerNotReady,
+    CorruptBatch,
     MillpondError,
     NotLeader,
     OffsetOutOfRange,
@@ -24,11 +26,29 @@ from millpond.wire.errors import (
 )
 from millpond.wire.record import TopicPartition
 from millpond_broker.core.admission import AdmissionLimits, admit, check_record_size
-from millpond_broker.core.leader import Acks, Leader, Reign
+from millpond_broker.core.in_sync import AlterOutcome, Committed, Member, WantedIsr
+from millpond_broker.core.leader import Acks, Leader, Reign, Step
+from millpond_broker.core.replication import (
+    Acknowledgement,
+    FencedLeaderEpoch,
+    OutOfRange,
+    Push,
+    Statement,
+    UnknownLeaderEpoch,
+)
+from millpond_broker.core.replication import (
+    Answer as Answered,
+)
 from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.runtime.ports import Clock
 from millpond_broker.storage.log import Log
 from millpond_broker.storage.scan import StoredBatch
+
+if TYPE_CHECKING:
+    from millpond_broker.runtime.following import Following
+
+Key = tuple[bytes, int]
+"""Topic id and number."""
 
 
 class Answer(Protocol):
@@ -72,28 +92,50 @@ class PartitionOptions:
     flush_interval_ms: int
 
 
+class Surroundings(Protocol):
+    """What a partition needs of the broker around it. Nothing of it waits."""
+
+    def has_lease(self) -> bool:
+        """Whether this broker may speak for the cluster now (rule 39)."""
+
+    def request_sync(self, partition: Partition) -> None:
+        """It has something to sync, or its log has failed."""
+
+    def alter(self, partition: Partition, wanted: WantedIsr) -> None:
+        """Ask the controller for that ISR; `altered` hears what it said."""
+
+    def corrupt(self, partition: Partition) -> None:
+        """Its log was found damaged."""
+
+    def push(self, partition: Partition, followers: list[int]) -> None:
+        """There is something to push to these."""
+
+
 class State(enum.Enum):
-    """Whether a partition serves."""
+    """What a replica does."""
 
     OPENING = "opening"
-    """The log is being recovered, or waits for a leadership."""
+    """The log is being recovered or cut, or waits for the metadata to say whom to follow."""
     LEADING = "leading"
+    FOLLOWING = "following"
     OFFLINE = "offline"
     """The log failed; what it is waiting for is in `error`."""
     CLOSED = "closed"
     """The broker stops, or the topic is gone."""
 
 
-_NEXT: dict[State, frozenset[State]] = {
-    State.OPENING: frozenset({State.LEADING, State.OFFLINE, State.CLOSED}),
-    State.LEADING: frozenset({State.LEADING, State.OPENING, State.OFFLINE, State.CLOSED}),
-    State.OFFLINE: frozenset({State.LEADING, State.OPENING, State.OFFLINE, State.CLOSED}),
+_ANY: Final = frozenset({State.OPENING, State.LEADING, State.FOLLOWING, State.OFFLINE, State.CLOSED})
+_NEXT: Final[dict[State, frozenset[State]]] = {
+    State.OPENING: _ANY,
+    State.LEADING: _ANY,
+    State.FOLLOWING: _ANY,
+    State.OFFLINE: _ANY,
     State.CLOSED: frozenset(),
 }
 
 
 class Partition:
-    """A replica of one partition, which leads or waits to lead. See the module."""
+    """A replica of one partition. See the module."""
 
     def __init__(
         self,
@@ -103,45 +145,71 @@ class Partition:
         *,
         clock: Clock,
         metrics: BrokerMetrics,
-        request_sync: Callable[[Partition], None],
+        around: Surroundings,
     ) -> None:
-        self.topic_id = topic_id
-        self.name = name
+        self.topic_id: Final = topic_id
+        self.name: Final = name
+        self.key: Final[Key] = (topic_id, name.partition)
         self.options = options
         self.state = State.OPENING
         # Why it does not serve: raised, as a copy, to whoever asks. None while it leads.
         self.error: MillpondError | None = BrokerNotReady(reason=f"{name.topic}-{name.partition} is opening")
         # None until it was opened, and again while another thread works on it.
         self.log: Log | None = None
-        # None unless the state is LEADING.
+        # Not None in the states LEADING and FOLLOWING, each in its own.
         self.leader: Leader[Answer] | None = None
-        # Epoch of the last leadership: a log that was cut is led again in a later one only (rule 12).
+        self.following: Following | None = None
+        # Of the latest leadership here: a log that was cut is led again in a later one only (rule 12).
         self.last_epoch = -1
+        # As it was known when this replica neither led nor followed, and in which leader epoch: a machine
+        # begins with it and goes on from there.
+        self.known_high_watermark = 0
+        self.known_in_epoch = -1
         self._clock = clock
         self._metrics = metrics
-        self._request_sync = request_sync
+        self._around = around
         # Woken and forgotten when the high watermark moves: as many as have subscribed, bounded by them.
         self._watchers: dict[Watcher, None] = {}
 
+    @property
+    def high_watermark(self) -> int:
+        """As far as it is known here."""
+        if self.leader is not None:
+            return self.leader.high_watermark
+        if self.following is not None:
+            return self.following.high_watermark
+        return self.known_high_watermark
+
     # --- standing -------------------------------------------------------------------------------------
+
+    def opened(self, log: Log) -> None:
+        """The log is there: as it was left behind, or cut, or opened again."""
+        self.log = log
+        known = max(self.known_high_watermark, log.high_watermark)
+        self.known_high_watermark = max(log.log_start, min(known, log.durable_end))
 
     def lead(self, log: Log, reign: Reign) -> None:
         """Take the partition for one leader epoch (rule 1: the epoch is on record with its first batch)."""
         self._step_down(NotLeader(topic=reign.topic, partition=reign.partition, outcome=Outcome.UNKNOWN))
         self._enter(State.LEADING, None)
-        self.log = log
         self.last_epoch = reign.leader_epoch
         self.leader = Leader(
             reign,
             log_start=log.log_start,
             log_end=log.log_end,
             durable_end=log.durable_end,
-            high_watermark=log.log_start,
+            high_watermark=self.known_high_watermark,
             now_ms=self._monotonic_ms(),
         )
 
+    def follow(self, following: Following, error: NotLeader) -> None:
+        """Follow a leader; who asks for what leaders do is told `error`."""
+        self._step_down(error)
+        self._enter(State.FOLLOWING, error)
+        self.following = following
+
     def stand_by(self, error: MillpondError) -> None:
-        """No leadership for now; whoever waits is told `error` with outcome unknown."""
+        """Neither for now; whoever waits is told `error` with outcome unknown."""
         self._enter(State.OPENING, error)
         self._step_down(error)
 
@@ -162,7 +230,14 @@ class Partition:
 
     def _step_down(self, error: MillpondError) -> None:
         leader, self.leader = self.leader, None
+        following, self.following = self.following, None
+        if following is not None:
+            self.known_high_watermark = following.high_watermark
+            self.known_in_epoch = following.known_in_epoch
+            following.end()
         if leader is not None:
+            self.known_high_watermark = leader.high_watermark
+            self.known_in_epoch = leader.reign.leader_epoch
             told = copy(error)
             told.outcome = Outcome.UNKNOWN  # type: ignore[attr-defined]  # a fact like any other: rule 8
             for answer in leader.retire():
@@ -188,7 +263,7 @@ class Partition:
         batch = admit(data, self.options.limits, self._clock.now_ms())
         check_record_size(batch, self.options.record_bytes_max)
         if acks is Acks.ALL:
-            leader.check_in_sync()
+            leader.check_in_sync(has_lease=self._around.has_lease())
         header = batch.header
         seen = log.producers.check(header)
         if seen is None:
@@ -197,6 +272,8 @@ class Partition:
             base_offset = seen.base_offset
             self._metrics.duplicates += 1
         settled = answer is None or leader.wait(base_offset + header.last_offset_delta + 1, acks, answer)
+        if settled and acks is Acks.LEADER:
+            self._check_lease(Outcome.UNKNOWN)
         return Appended(base_offset, header.record_count, seen is not None, settled)
 
     def _append(self, log: Log, leader: Leader[Answer], batch: Batch) -> int:
@@ -205,7 +282,7 @@ class Partition:
             appended = log.append((batch,), leader.reign.leader_epoch)
         except StorageFailed as error:
             self.fail(error)
-            self._request_sync(self)  # the one that looks after failed logs
+            self._around.request_sync(self)  # the one that looks after failed logs
             raise
         metrics = self._metrics
         metrics.append_seconds.observe(self._clock.monotonic() - began)
@@ -213,20 +290,113 @@ class Partition:
         metrics.records_in += batch.header.record_count
         metrics.bytes_in += batch.header.size_bytes
         if log.is_dirty:
-            self._request_sync(self)
+            self._around.request_sync(self)
         self.advance()
         return appended.base_offset
 
     def advance(self) -> None:
-        """The log was appended to or synced: answer and wake whom that concerns."""
-        log, leader = self.leading()
-        step = leader.advance(log.log_start, log.log_end, log.durable_end, self._monotonic_ms())
-        for answer in step.written + step.committed:
+        """The log was appended to, synced or trimmed: answer, push and wake whom that concerns."""
+        log, leader = self.log, self.leader
+        if self.following is not None:
+            self.following.advance()
+        elif leader is not None and log is not None:
+            self._do(leader.advance(log.log_start, log.log_end, log.durable_end, self._monotonic_ms()))
+
+    def _do(self, step: Step[Answer]) -> None:
+        """What the leader says is due."""
+        leader = self.leader
+        assert leader is not None, "a step is a leader's"
+        for answer in step.written:
+            answer.settle(self._lapsed(Outcome.UNKNOWN))
+        for answer in step.committed:
             answer.settle(None)
         for answer in step.too_few:
             answer.settle(leader.too_few)
+        if step.wanted is not None:
+            self._around.alter(self, step.wanted)
+        if step.push_to:
+            self._around.push(self, step.push_to)
         if step.high_watermark_moved:
             self._wake_watchers()
+
+    def _lapsed(self, outcome: Outcome) -> NotLeader | None:
+        """Why it may not speak for the cluster: without the lease another may lead by now (rule 39)."""
+        if self._around.has_lease():
+            return None
+        return NotLeader(topic=self.name.topic, partition=self.name.partition, outcome=outcome)
+
+    def _check_lease(self, outcome: Outcome = Outcome.NOT_WRITTEN) -> None:
+        if (lapsed := self._lapsed(outcome)) is not None:
+            raise lapsed
+
+    # --- replication, as the leader -------------------------------------------------------------------
+
+    def committed(self, committed: Committed) -> None:
+        """The metadata shows this now, and still this leadership."""
+        _, leader = self.leading()
+        self._do(leader.commit(committed, self._monotonic_ms()))
+
+    def altered(self, wanted: WantedIsr, outcome: AlterOutcome) -> None:
+        """What the controller said to an ISR that was wanted."""
+        if self.leader is not None and self.leader.reign.leader_epoch == wanted.leader_epoch:
+            self._do(self.leader.altered(wanted, outcome, self._monotonic_ms()))
+
+    def tick(self) -> None:
+        """Time went on. Costs next to nothing while nobody lags and nothing is asked for."""
+        if self.leader is not None and not self.leader.is_quiet:
+            self._do(self.leader.tick(self._monotonic_ms()))
+
+    def stated(self, statement: Statement) -> Answered:
+        """A follower says where it is; the answer is to go out before any push."""
+        if self.leader is None or self.log is None:
+            refusal = FencedLeaderEpoch if statement.leader_epoch < self.last_epoch else UnknownLeaderEpoch
+            return refusal(statement.leader_epoch, statement.session, self.last_epoch)
+        answer, step = self.leader.stated(statement, self.log.epochs, self._monotonic_ms())
+        self._do(step)
+        return answer
+
+    def acknowledged(self, sender: Member, acknowledgement: Acknowledgement) -> None:
+        """A follower has more."""
+        if self.leader is not None:
+            self._do(self.leader.acknowledged(sender, acknowledgement, self._monotonic_ms()))
+
+    def lost(self, sender: Member, leader_epoch: int, session: int) -> None:
+        """The stream is gone that a follower's session was on."""
+        if self.leader is not None and self.leader.reign.leader_epoch == leader_epoch:
+            self._do(self.leader.lost(sender, session, self._monotonic_ms()))
+
+    def next_push(self, follower: int, bytes_max: int) -> tuple[Push, bytes] | OutOfRange | None:
+        """The next of its log for a follower, and that it is on its way; with 0 bytes only what is no log.
+        None: there is nothing.
+
+        Raises StorageFailed and CorruptBatch, after seeing to what that means for this leadership.
+        """
+        if self.leader is None or self.log is None:
+            return None
+        push = self.leader.due(follower)
+        if not isinstance(push, Push):
+            return push
+        if push.from_offset < self.log.log_end and not bytes_max:
+            return None
+        data, next_offset = b"", push.from_offset
+        if push.from_offset < self.log.log_end:
+            try:
+                data, next_offset = self.log.read_framed(push.from_offset, bytes_max, self.log.log_end)
+            except (StorageFailed, CorruptBatch) as error:
+                self._unreadable(error)
+                raise
+        self.leader.pushed(follower, push, next_offset)
+        return push, data
+
+    def _unreadable(self, error: StorageFailed | CorruptBatch) -> None:
+        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody."""
+        log = self.log
+        assert log is not None, "it was read"
+        if log.corruption is not None:
+            self._around.corrupt(self)
+        elif log.failure is not None:
+            self.fail(error)
+            self._around.request_sync(self)
 
     def _monotonic_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
@@ -242,10 +412,8 @@ class Partition:
         began = self._clock.monotonic()
         try:
             batches = log.read(offset, bytes_max, leader.high_watermark)
-        except StorageFailed as error:
-            if log.failure is not None:
-                self.fail(error)
-                self._request_sync(self)
+        except (StorageFailed, CorruptBatch) as error:
+            self._unreadable(error)
             raise
         self._metrics.fetch_read_seconds.observe(self._clock.monotonic() - began)
         return batches
@@ -258,10 +426,11 @@ class Partition:
     def offsets(self, timestamp: int | None) -> tuple[Bounds, int | None]:
         """Where it begins and ends, and the first offset below the high watermark at or after a time (ms).
 
-        Raises as `Log.find_time`, and why the partition does not serve; BrokerNotReady while a new leader
-        does not know yet how far its predecessor got (rule 7).
+        Raises as `Log.find_time`, and why the partition does not serve; NotLeader without the lease (rule
+        39); BrokerNotReady while a new leader does not know yet how far its predecessor got (rule 7).
         """
         log, leader = self.leading()
+        self._check_lease()
         if not leader.answers_offsets:
             raise BrokerNotReady(reason=f"{self.name.topic}-{self.name.partition} has a new leader")
         found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
@@ -298,6 +467,7 @@ class Partition:
             )
         # With flush=interval the high watermark may be past what is durable; what is not cannot be trimmed.
         log.trim(min(before_offset, log.durable_end))
+        self.advance()
         return log.log_start
 
     def retain(self) -> None:

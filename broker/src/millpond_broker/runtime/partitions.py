@@ -1,8 +1,8 @@
-"""The partitions that this broker holds, made to follow the metadata: opened, led, reconfigured, deleted.
+"""The partitions that this broker holds, made to follow the metadata: opened, led, followed, deleted.
 
-`Partitions.run` takes the latest image, however many passed since the last one, and brings what is here in
-line with it; nothing else opens or closes a log. Rule 12: a partition is led only in an epoch that the image
-binds to this incarnation of the broker.
+`follow` takes each image and gives every replica its part in it; nothing else does, and nothing but `LogWork`
+opens, cuts or closes a log. Rule 12: until the image holds this very start's registration this broker acts on
+no partition, and it leads only in an epoch that the image gives it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from millpond.wire.errors import (
@@ -25,25 +24,37 @@ from millpond.wire.errors import (
 )
 from millpond.wire.record import TopicPartition
 from millpond_broker.core.admission import AdmissionLimits
-from millpond_broker.core.commands import ID_BYTES
+from millpond_broker.core.commands import ID_BYTES, CutReport
+from millpond_broker.core.follower import Follower
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage, TopicImage
-from millpond_broker.core.in_sync import Committed, Standing
+from millpond_broker.core.in_sync import Committed, Member, WantedIsr
 from millpond_broker.core.leader import Reign
-from millpond_broker.core.state import BrokerState
 from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.observe.logs import event
 from millpond_broker.observe.metrics import BrokerMetrics
-from millpond_broker.runtime.partition import Partition, PartitionOptions, State
+from millpond_broker.runtime.following import Following
+from millpond_broker.runtime.log_work import Cut, Delete, Empty, LogWork, Open, Reopen, Work, log_options
+from millpond_broker.runtime.metadata import Proposing
+from millpond_broker.runtime.partition import Key, Partition, PartitionOptions, State
+from millpond_broker.runtime.peers import PeerStream, PeerStreams
 from millpond_broker.runtime.ports import Blocking, Clock
+from millpond_broker.runtime.requests import Requests
+from millpond_broker.runtime.stream_to_follower import StreamsToFollowers
+from millpond_broker.runtime.stream_to_leader import StreamToLeader
 from millpond_broker.runtime.syncer import Syncer
-from millpond_broker.storage.directory import DataDirectory, remove_log, topic_id_of
+from millpond_broker.storage.directory import DataDirectory, partition_of
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.group_commit import GroupCommit
-from millpond_broker.storage.log import Log, LogOptions
+from millpond_broker.storage.log import Log
 
 _log: Final = logging.getLogger(__name__)
 
-Key = tuple[bytes, int]
+CHECKPOINTS_SECONDS_MAX: Final = 0.01
+"""Of a round of upkeep, for writing down high watermarks: nothing rests on when, and each takes two syncs."""
+TICK_SECONDS: Final = 0.25
+"""How often leaders look for who lags, and ask again for what had no answer."""
+FLUSH_STALL_SECONDS: Final = 5.0
+"""A disk that takes longer for a sync hangs: what is led here is led elsewhere (rule 40)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,16 @@ class PartitionsOptions:
     broker_id: int
     incarnation: bytes
     limits: AdmissionLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the logs on this disk say of the stop before: for the registration (rule 15)."""
+
+    previous_epoch: int
+    """The broker epoch under which every log was closed; 0: not all were."""
+    cuts: tuple[CutReport, ...]
+    """Logs that lost bytes, and where they end now."""
 
 
 class Partitions:
@@ -69,24 +90,33 @@ class Partitions:
         disk: Blocking,
         clock: Clock,
         metrics: BrokerMetrics,
-        resign: Callable[[Partition], None],
+        metadata: Proposing,
+        has_lease: Callable[[], bool],
+        streams: PeerStreams | None,
     ) -> None:
         self.syncer = Syncer(group_commit, syncs, clock, metrics, self._log_failed)
+        self.has_lease = has_lease
         self._options = options
         self._files = files
         self._directory = directory
         self._disk = disk
         self._clock = clock
         self._metrics = metrics
-        # Asks the controller for a new leadership: this one's log must be cut, which no leader may do in its
-        # own epoch (rule 12).
-        self._resign = resign
+        self._streams = streams
+        self._work = LogWork(files, directory, disk, self.syncer, self._worked)
+        self._requests = Requests(metadata, self._me)
+        self._followers = StreamsToFollowers(self._held_at)
         self._held: dict[Key, Partition] = {}
         self._image: MetadataImage = EMPTY
-        self._wake = asyncio.Event()
-        # Version of the image that everything here follows.
-        self._reached = 0
-        self._progress = asyncio.Condition()
+        # One for each broker that was ever followed.
+        self._leaders: dict[int, StreamToLeader] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stream_number = 0
+        # Greater than every session of a follower that is over.
+        self._sessions = 0
+        # Each event is used once: whoever waits holds the one that the next change sets.
+        self._progress = asyncio.Event()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- who is here ----------------------------------------------------------------------------------
 
@@ -109,99 +139,277 @@ class Partitions:
             raise NotLeader(topic=topic.name, partition=number, leader=leader)
         raise BrokerNotReady(reason=f"{topic.name}-{number} is opening")
 
+    def _held_at(self, key: Key) -> Partition | None:
+        return self._held.get(key)
+
     def __iter__(self) -> Iterator[Partition]:
         return iter(self._held.values())
 
     def __len__(self) -> int:
         return len(self._held)
 
-    # --- following the metadata -----------------------------------------------------------------------
+    def _me(self) -> Member | None:
+        """This start of this broker, as the metadata has registered it."""
+        broker = self._image.brokers.get(self._options.broker_id)
+        if broker is None or broker.incarnation != self._options.incarnation:
+            return None
+        return Member(broker.broker_id, broker.epoch)
 
-    def follow(self, image: MetadataImage) -> None:
-        """There is a newer image."""
-        assert image.version >= self._image.version, "metadata only goes forward"
-        self._image = image
-        self._wake.set()
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def recover(self) -> Recovered:
+        """Open every log on this disk. Before this broker registers, and before `run`."""
+        for name in await self._disk.run(lambda: self._files.list(self._directory.partitions)):
+            if (found := partition_of(name)) is None:
+                continue
+            (topic, number), topic_id = found
+            partition = self._new((bytes.fromhex(topic_id), number), topic, TopicConfig())
+            await self._work.do(partition, Open(log_options(TopicConfig())))
+        epochs, cuts = set(), []
+        for partition in self._held.values():
+            log = partition.log
+            if log is None:
+                epochs.add(0)
+                continue
+            report = log.recovery
+            epochs.add(report.clean_epoch or 0)
+            if report.cut_bytes:
+                cuts.append(CutReport(*partition.key, log.last_epoch, log.log_end))
+        return Recovered(epochs.pop() if len(epochs) == 1 else 0, tuple(cuts))
+
+    async def run(self) -> None:
+        """Follow, ask and replicate until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._work.run(), name="log work")
+            tasks.create_task(self._requests.run(), name="requests")
+            tasks.create_task(self._tick(), name="ticks")
+            tasks.create_task(self._ends_when_broken(), name="metadata followed")
+            for link in self._leaders.values():
+                tasks.create_task(link.run(), name=f"stream to {link.leader}")
+
+    async def _ends_when_broken(self) -> None:
+        await asyncio.shield(self._broken)
+
+    async def _tick(self) -> None:
+        was_stalled = False
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            is_stalled = self.syncer.pending_seconds > FLUSH_STALL_SECONDS
+            if is_stalled and not was_stalled:
+                self._resign_all()
+            was_stalled = is_stalled
+            for partition in list(self._held.values()):
+                partition.tick()
+
+    def _resign_all(self) -> None:
+        leading = [partition for partition in self._held.values() if partition.state is State.LEADING]
+        event(_log, logging.ERROR, "disk_hangs", seconds=self.syncer.pending_seconds, partitions=len(leading))
+        for partition in leading:
+            if partition.options.waits_for_sync:
+                self.give_up(partition, leaves=False)
+
+    async def serve_follower(self, stream: PeerStream) -> None:
+        """Another broker follows partitions that are led here; until the stream is over."""
+        await self._followers.serve(stream)
 
     async def reached(self, version: int) -> None:
         """Wait until everything here follows that version of the metadata. The caller has the deadline."""
-        async with self._progress:
-            await self._progress.wait_for(lambda: self._reached >= version)
+        while self._image.version < version or not self._work.is_idle:
+            await self._progress.wait()
 
-    async def run(self) -> None:
-        """Follow until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            await self.catch_up()
+    def _has_progressed(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
 
-    async def catch_up(self) -> None:
-        """Bring everything in line with the latest image. One call at a time: `run`'s, or the start's."""
-        image = self._image
-        wanted = dict(self._wanted(image))
-        for key in [key for key in self._held if key not in wanted]:
-            await self._delete(key)
-        for key, (topic, state) in wanted.items():
-            await self._place(key, topic, state, image)
-        async with self._progress:
-            self._reached = image.version
-            self._progress.notify_all()
+    async def remove_orphans(self) -> None:
+        """Delete logs whose topic the metadata does not know, and that could not even be opened."""
+        await self._work.remove_unknown(frozenset(topic_id.hex() for topic_id in self._image.topics))
 
-    def _wanted(self, image: MetadataImage) -> Iterator[tuple[Key, tuple[TopicImage, PartitionImage]]]:
-        for topic in image.topics.values():
-            for number, state in enumerate(topic.partitions):
-                if self._options.broker_id in state.replicas:
-                    yield (topic.topic_id, number), (topic, state)
+    # --- following the metadata -----------------------------------------------------------------------
 
-    async def _place(self, key: Key, topic: TopicImage, state: PartitionImage, image: MetadataImage) -> None:
+    def follow(self, image: MetadataImage) -> None:
+        """There is a newer image. Does not raise: what is wrong ends `run`."""
+        try:
+            self._follow_image(image)
+        except Exception as error:  # of a callback: told to whoever owns this, which is `run`
+            if not self._broken.done():
+                self._broken.set_exception(error)
+
+    def _follow_image(self, image: MetadataImage) -> None:
+        before = self._image
+        assert image.version >= before.version, "metadata only goes forward"
+        was_registered = self._me() is not None
+        self._image = image
+        if self._me() is not None:
+            is_new = not was_registered or image.brokers is not before.brokers
+            for topic_id, topic in image.topics.items():
+                if is_new or before.topics.get(topic_id) is not topic:
+                    for number, state in enumerate(topic.partitions):
+                        self._place((topic_id, number), topic, state)
+            if is_new or image.topics is not before.topics:
+                for key in [key for key in self._held if not self._is_ours(key)]:
+                    self._drop(self._held[key])
+        self._has_progressed()
+
+    def _is_ours(self, key: Key) -> bool:
+        state = self._state_of(key)
+        return state is not None and self._options.broker_id in state[1].replicas
+
+    def _state_of(self, key: Key) -> tuple[TopicImage, PartitionImage] | None:
+        topic = self._image.topics.get(key[0])
+        if topic is None or key[1] >= len(topic.partitions):
+            return None
+        return topic, topic.partitions[key[1]]
+
+    def _place(self, key: Key, topic: TopicImage, state: PartitionImage) -> None:
+        """Let a replica of this broker play its part. While its log is worked on it plays none but the one
+        that it has; `_worked` comes back to it.
+        """
+        me = self._options.broker_id
         partition = self._held.get(key)
+        if me not in state.replicas:
+            return
         if partition is None:
-            partition = self._held[key] = self._new(key, topic)
+            partition = self._new(key, topic.name, topic.config)
         self._configure(partition, topic.config)
-        if partition.log is None and not await self._open(partition, topic.config):
+        if self._work.is_due(partition):
+            if not self._is_as_before(partition, state):
+                self._stand_by(partition, state)
             return
-        broker = image.brokers.get(self._options.broker_id)
-        is_ours = broker is not None and broker.incarnation == self._options.incarnation
-        if not is_ours or state.leader != self._options.broker_id:
-            if partition.state is State.LEADING:
-                partition.stand_by(
-                    NotLeader(topic=topic.name, partition=partition.name.partition, leader=state.leader)
-                )
-            return
-        if partition.last_epoch < state.leader_epoch:
-            await self._lead(partition, topic, state, image)
+        if partition.log is None:
+            self._work.ask(partition, Open(log_options(topic.config)))
+        elif state.leader == me:
+            self._lead(partition, partition.log, topic, state)
+        elif state.leader is not None:
+            self._follow(partition, partition.log, state)
+        else:
+            self._stand_by(partition, state)
+            self._gives_up_as_corrupt(partition, state)
 
-    async def _lead(
-        self, partition: Partition, topic: TopicImage, state: PartitionImage, image: MetadataImage
-    ) -> None:
-        log = partition.log
-        assert log is not None, "it was opened"
+    def _is_as_before(self, partition: Partition, state: PartitionImage) -> bool:
+        following = partition.following
+        return following is not None and following.leader_epoch == state.leader_epoch
+
+    def _stand_by(self, partition: Partition, state: PartitionImage) -> None:
+        if partition.state in (State.LEADING, State.FOLLOWING):
+            name = partition.name
+            partition.stand_by(NotLeader(topic=name.topic, partition=name.partition, leader=state.leader))
+
+    def _gives_up_as_corrupt(self, partition: Partition, state: PartitionImage) -> bool:
+        """Whether its log is damaged, and others have what was acknowledged: it gives up its seat (rule 15).
+        The only one keeps it: what is sound is served, and nothing is appended.
+        """
+        log, me = partition.log, self._options.broker_id
+        seats = {*state.isr, *state.elr}
+        if log is None or log.corruption is None or not seats - {me}:
+            return False
+        if me in seats:
+            self._requests.give_up(partition, leaves=True)
+        return True
+
+    def _lead(self, partition: Partition, log: Log, topic: TopicImage, state: PartitionImage) -> None:
+        committed = Committed.of(topic, state, self._image)
+        if partition.leader is not None and partition.last_epoch == state.leader_epoch:
+            partition.committed(committed)
+            return
+        if partition.last_epoch >= state.leader_epoch:
+            return  # its log failed in this epoch: it has resigned (rule 12)
+        if self._gives_up_as_corrupt(partition, state):
+            self._stand_by(partition, state)
+            return
         if log.failure is not None:
-            if not partition.options.waits_for_sync:
-                return  # what was answered may lie past the durable end: it stays as it is (rule 40)
-            if not await self._reopen(partition, log):
-                return
+            self._stand_by(partition, state)
+            self._mend(partition)
+            return
+        self._stand_by(partition, state)
+        me = self._me()
+        assert me is not None, "nobody leads before it is registered"
         reign = Reign(
             topic=topic.name,
             partition=partition.name.partition,
-            broker_id=self._options.broker_id,
-            broker_epoch=image.brokers[self._options.broker_id].epoch,
+            broker_id=me.broker_id,
+            broker_epoch=me.broker_epoch,
             leader_epoch=state.leader_epoch,
             waits_for_sync=partition.options.waits_for_sync,
-            committed=_committed(topic, state, image),
+            committed=committed,
         )
         partition.lead(log, reign)
 
-    def _new(self, key: Key, topic: TopicImage) -> Partition:
+    def _follow(self, partition: Partition, log: Log, state: PartitionImage) -> None:
+        me = self._me()
+        assert me is not None, "nobody follows before it is registered"
+        assert state.leader is not None, "there is somebody to follow"
+        floor = dict(state.floors).get(me.broker_id, 0)
+        is_member = me.broker_id in state.isr or me.broker_id in state.elr
+        if partition.following is not None and partition.following.leader_epoch == state.leader_epoch:
+            partition.following.saw(state.partition_epoch, floor, is_member=is_member)
+            return
+        name = partition.name
+        error = NotLeader(topic=name.topic, partition=name.partition, leader=state.leader)
+        self._stand_by(partition, state)
+        if log.failure is not None:
+            self._mend(partition)
+            return
+        known_in = max(partition.known_in_epoch, -1 if log.last_epoch is None else log.last_epoch)
+        machine = Follower(
+            me,
+            state.leader_epoch,
+            log.position(),
+            max(log.log_start, partition.known_high_watermark),
+            waits_for_sync=partition.options.waits_for_sync,
+            partition_epoch=state.partition_epoch,
+            may_cut_committed=state.recovering_epoch is not None and known_in < state.recovering_epoch,
+            last_session=self._sessions,
+        )
+        link = self._link(state.leader)
+        following = Following(
+            partition, machine, self, known_in=known_in, on_end=lambda: self._unfollow(link, partition)
+        )
+        partition.follow(following, error)
+        if log.corruption is not None:
+            following.log_corrupt()
+        link.add(partition.key, following)
+
+    def _unfollow(self, link: StreamToLeader, partition: Partition) -> None:
+        following = link.remove(partition.key)
+        if following is not None:
+            self._sessions = max(self._sessions, following.session)
+
+    def _link(self, leader: int) -> StreamToLeader:
+        link = self._leaders.get(leader)
+        if link is None:
+            assert self._streams is not None, "a broker alone follows nobody"
+            link = self._leaders[leader] = StreamToLeader(
+                leader,
+                self._streams,
+                address=lambda: self._peer_address(leader),
+                me=self._me,
+                next_number=self._next_number,
+            )
+            if self._tasks is not None:
+                self._tasks.create_task(link.run(), name=f"stream to {leader}")
+        return link
+
+    def _peer_address(self, broker_id: int) -> str | None:
+        broker = self._image.brokers.get(broker_id)
+        return None if broker is None else broker.peer_address
+
+    def _next_number(self) -> int:
+        self._stream_number += 1
+        return self._stream_number
+
+    def _new(self, key: Key, topic: str, config: TopicConfig) -> Partition:
         topic_id, number = key
-        return Partition(
+        self._held[key] = partition = Partition(
             topic_id,
-            TopicPartition(topic.name, number),
-            self._options_for(topic.config),
+            TopicPartition(topic, number),
+            self._options_for(config),
             clock=self._clock,
             metrics=self._metrics,
-            request_sync=self.syncer.request,
+            around=self,
         )
+        return partition
 
     def _options_for(self, config: TopicConfig) -> PartitionOptions:
         return PartitionOptions(
@@ -214,98 +422,110 @@ class Partitions:
     def _configure(self, partition: Partition, config: TopicConfig) -> None:
         partition.options = self._options_for(config)
         if partition.log is not None:
-            partition.log.options = _log_options(config)
+            partition.log.options = log_options(config)
 
-    # --- logs, off the loop ---------------------------------------------------------------------------
+    def _drop(self, partition: Partition) -> None:
+        if partition.state is not State.CLOSED:
+            name, found = partition.name, self._state_of(partition.key)
+            error: MillpondError = UnknownTopic(topic=name.topic)
+            if found is not None:
+                error = NotLeader(topic=name.topic, partition=name.partition, leader=found[1].leader)
+            partition.close(error)
+            self._requests.forget(partition)
+            self._work.ask(partition, Delete())
 
-    def _directory_of(self, partition: Partition) -> Path:
-        return self._directory.log_directory(partition.name, partition.topic_id.hex())
+    # --- what partitions ask for ----------------------------------------------------------------------
 
-    async def _open(self, partition: Partition, config: TopicConfig) -> bool:
-        where, name, options = self._directory_of(partition), partition.name, _log_options(config)
-        opened: list[Log] = []  # kept beside the answer: one that is cancelled is closed with the rest
-        try:
-            await self._disk.run(lambda: opened.append(Log.open(self._files, where, name, options)))
-        except MillpondError as error:
-            event(_log, logging.ERROR, "log_not_opened", log=str(where), error=str(error))
-            partition.fail(error)
-            return False
-        finally:
-            if opened:
-                partition.log = opened[0]
-        report = opened[0].recovery
-        if report.cut_bytes or report.corruption is not None:
-            event(
-                _log,
-                logging.WARNING,
-                "log_recovered",
-                log=str(where),
-                verified_bytes=report.verified_bytes,
-                cut_bytes=report.cut_bytes,
-                cut_offset=report.cut_offset,
-                corruption=None if report.corruption is None else report.corruption.reason,
-            )
-        return True
+    def request_sync(self, partition: Partition) -> None:
+        """Something was appended, or its log failed."""
+        self.syncer.request(partition)
 
-    async def _reopen(self, partition: Partition, log: Log) -> bool:
-        await self.syncer.forget(partition)
-        partition.log = None  # nobody else looks at it while the thread cuts it
-        try:
-            await self._disk.run(log.reopen)
-        except MillpondError as error:
-            event(_log, logging.ERROR, "log_not_reopened", log=str(log.directory), error=str(error))
-            partition.fail(error)
-            return False
-        finally:
-            partition.log = log
-        event(_log, logging.WARNING, "log_reopened", log=str(log.directory), log_end=log.log_end)
-        return True
+    def alter(self, partition: Partition, wanted: WantedIsr) -> None:
+        """Its leader wants that ISR."""
+        self._requests.alter(partition, wanted)
 
-    async def _delete(self, key: Key) -> None:
-        partition = self._held[key]
-        partition.close(UnknownTopic(topic=partition.name.topic))
-        await self.syncer.forget(partition)
-        del self._held[key]
-        log, partition.log = partition.log, None
-        if log is not None:
-            log.abandon()
-        await self._remove(self._directory_of(partition))
+    def give_up(self, partition: Partition, *, leaves: bool) -> None:
+        """It gives up its leadership; `leaves`: its seat as well."""
+        self._requests.give_up(partition, leaves=leaves)
 
-    async def remove_orphans(self) -> None:
-        """Delete logs whose topic the metadata does not know: deleting it was cut short."""
-        known = {topic_id.hex() for topic_id in self._image.topics}
-        for name in await self._disk.run(lambda: self._files.list(self._directory.partitions)):
-            topic_id = topic_id_of(name)
-            if topic_id is not None and topic_id not in known:
-                await self._remove(self._directory.partitions / name)
+    def corrupt(self, partition: Partition) -> None:
+        """Its leader has found its log damaged."""
+        if (found := self._state_of(partition.key)) is not None:
+            self._gives_up_as_corrupt(partition, found[1])
 
-    async def _remove(self, where: Path) -> None:
-        try:
-            if self._files.exists(where):
-                await self._disk.run(lambda: remove_log(self._files, where))
-        except OSError as error:
-            # The topic is gone all the same, and the next start tries again.
-            event(_log, logging.ERROR, "log_not_removed", log=str(where), error=str(error))
-            return
-        event(_log, logging.INFO, "log_removed", log=str(where))
+    def push(self, partition: Partition, followers: list[int]) -> None:
+        """There is something to push to these."""
+        self._followers.push(partition, followers)
 
-    # --- trouble and upkeep ---------------------------------------------------------------------------
+    def cut(self, partition: Partition, offset: int) -> None:
+        """Its log is to end there."""
+        self._work.ask(partition, Cut(offset))
+
+    def empty(self, partition: Partition, offset: int) -> None:
+        """Its log is to begin there, with nothing."""
+        self._work.ask(partition, Empty(offset))
+
+    # --- logs -----------------------------------------------------------------------------------------
+
+    def _worked(self, partition: Partition, work: Work) -> None:
+        """Something was done to a log, or failed: its partition goes on from what it is now."""
+        log = partition.log
+        if isinstance(work, Delete):
+            if self._held.get(partition.key) is partition:
+                del self._held[partition.key]
+        elif log is not None and log.failure is None and partition.state is not State.CLOSED:
+            if partition.following is not None:
+                partition.following.log_ready()
+            else:
+                partition.opened(log)
+        if isinstance(work, Delete) or (log is not None and log.failure is None):
+            self._place_again(partition.key)
+        self._has_progressed()
+
+    def _place_again(self, key: Key) -> None:
+        if self._me() is not None and (state := self._state_of(key)) is not None:
+            self._place(key, *state)
+
+    def _mend(self, partition: Partition) -> None:
+        """Another chance for a log that failed (rule 40). With flush=interval what was acknowledged may lie
+        past the durable end: the seat goes first, and who is the last keeps it, and stays offline.
+        """
+        found = self._state_of(partition.key)
+        seats = () if found is None else (*found[1].isr, *found[1].elr)
+        if partition.options.waits_for_sync or self._options.broker_id not in seats:
+            self._work.ask(partition, Reopen())
+        else:
+            self.give_up(partition, leaves=True)
 
     def _log_failed(self, partition: Partition) -> None:
         log = partition.log
         if log is None or log.failure is None or partition.state is State.CLOSED:
             return
-        event(_log, logging.ERROR, "log_failed", log=str(log.directory), error=str(log.failure))
+        failure = log.failure
+        event(_log, logging.ERROR, "log_failed", log=str(log.directory), error=str(failure))
         if partition.state is State.LEADING:
-            partition.fail(
-                StorageFailed(path=log.failure.path, reason=log.failure.reason, outcome=log.failure.outcome)
-            )
-        if partition.options.waits_for_sync:
-            self._resign(partition)
+            partition.fail(StorageFailed(path=failure.path, reason=failure.reason, outcome=failure.outcome))
+        if partition.following is not None:
+            partition.following.log_failed()
+        if partition.options.waits_for_sync and self._has_led_in_this_epoch(partition):
+            self.give_up(partition, leaves=False)  # it is cut in a later epoch only (rule 12)
+        else:
+            self._mend(partition)
+
+    def _has_led_in_this_epoch(self, partition: Partition) -> bool:
+        found = self._state_of(partition.key)
+        if found is None or found[1].leader != self._options.broker_id:
+            return False
+        return partition.last_epoch == found[1].leader_epoch
 
     async def upkeep(self) -> None:
-        """Retention, and another chance for logs that failed. The loop gets a turn after each."""
+        """Retention, checkpoints, another chance for logs that failed. The loop gets a turn after each."""
+        checkpoints_until = self._clock.monotonic() + CHECKPOINTS_SECONDS_MAX
         for partition in list(self._held.values()):
+            if partition.log is not None and partition.state in (State.LEADING, State.FOLLOWING):
+                partition.log.note_high_watermark(partition.high_watermark)
+                if self._clock.monotonic() < checkpoints_until:
+                    self._checkpoint(partition, partition.log)
             if partition.state is State.LEADING:
                 try:
                     partition.retain()
@@ -313,12 +533,20 @@ class Partitions:
                     event(_log, logging.WARNING, "not_retained", log=str(partition.name), error=str(error))
                     if partition.log is not None and partition.log.failure is not None:
                         self._log_failed(partition)
-            elif partition.state is State.OFFLINE:
-                if partition.log is None:
-                    self._wake.set()  # opening is tried again
-                else:
+            elif not self._work.is_due(partition) and partition.state is not State.CLOSED:
+                if partition.log is not None and partition.log.failure is not None:
                     self._log_failed(partition)
+                elif partition.state is State.OFFLINE:
+                    self._place_again(partition.key)
             await asyncio.sleep(0)
+
+    def _checkpoint(self, partition: Partition, log: Log) -> None:
+        try:
+            log.checkpoint()
+        except MillpondError as error:
+            event(_log, logging.WARNING, "no_checkpoint", log=str(partition.name), error=str(error))
+            if log.failure is not None:
+                self._log_failed(partition)
 
     async def close(self, broker_epoch: int) -> None:
         """Close every log: durable, and said to be complete under that epoch. `run` has ended."""
@@ -326,45 +554,10 @@ class Partitions:
         deleted = {partition for partition in self._held.values() if partition.state is State.CLOSED}
         for partition in self._held.values():
             if partition not in deleted:
+                if partition.log is not None:
+                    partition.log.note_high_watermark(partition.high_watermark)
                 partition.close(stopping)
         for partition in self._held.values():
-            await self.syncer.forget(partition)
-            log, partition.log = partition.log, None
-            if log is None:
-                continue
-            if partition in deleted:
-                log.abandon()  # its topic is gone, and its deletion cut short: the next start goes on with it
-            else:
-                await self._disk.run(lambda log=log: _close(log, broker_epoch))  # type: ignore[misc]  # bound now
+            # Its topic is gone, and its deletion cut short: the next start goes on with it.
+            await self._work.close(partition, None if partition in deleted else broker_epoch)
         self._held.clear()
-
-
-def _close(log: Log, broker_epoch: int) -> None:
-    try:
-        log.close(broker_epoch)
-    except MillpondError as error:
-        event(_log, logging.ERROR, "log_not_closed", log=str(log.directory), error=str(error))
-
-
-def _committed(topic: TopicImage, state: PartitionImage, image: MetadataImage) -> Committed:
-    brokers = {
-        member: Standing(broker.epoch, may_join=broker.state is BrokerState.RUNNING)
-        for member in state.replicas
-        if (broker := image.brokers.get(member)) is not None
-    }
-    return Committed(
-        partition_epoch=state.partition_epoch,
-        replicas=frozenset(state.replicas),
-        isr=frozenset(state.isr),
-        min_insync=min(topic.min_insync, len(state.replicas)),
-        brokers=brokers,
-    )
-
-
-def _log_options(config: TopicConfig) -> LogOptions:
-    return LogOptions(
-        segment_bytes=config.segment_bytes,
-        segment_ms=config.segment_ms,
-        retention_ms=config.retention_ms,
-        retention_bytes=config.retention_bytes,
-    )

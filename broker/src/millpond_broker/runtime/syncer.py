@@ -40,6 +40,8 @@ class Syncer:
         self._wake = asyncio.Event()
         # Logs that are in a sync now: nobody may close or reopen one of them.
         self._syncing: frozenset[Partition] = frozenset()
+        # When the sync under way began, by the clock's monotonic time; None: there is none.
+        self._began: float | None = None
         self._idle = asyncio.Condition()
 
     def request(self, partition: Partition) -> None:
@@ -59,6 +61,11 @@ class Syncer:
             timer.cancel()
         self._due[partition] = None
         self._wake.set()
+
+    @property
+    def pending_seconds(self) -> float:
+        """For how long the sync under way has been; 0: there is none."""
+        return 0.0 if self._began is None else self._clock.monotonic() - self._began
 
     async def forget(self, partition: Partition) -> None:
         """No sync of it runs when this returns, and none will begin: its log may be closed or cut."""
@@ -88,19 +95,20 @@ class Syncer:
                 self._failed(partition)
             elif (part := log.begin_sync()) is not None:
                 pending.append((partition, part))
-            elif partition.leader is not None:
+            else:
                 partition.advance()  # the log synced by itself: a refused append does, to take its bytes back
         return pending
 
     async def _sync(self, pending: list[tuple[Partition, PendingSync]]) -> None:
         parts = [part for _, part in pending]
         results: list[Synced] = []
-        began = self._clock.monotonic()
+        began = self._began = self._clock.monotonic()
         self._syncing = frozenset(partition for partition, _ in pending)
         try:
             # Kept beside the answer: a caller that is cancelled gets none, and the sync has happened.
             await self._disk.run(lambda: results.extend(self._group_commit.sync(parts)))
         finally:
+            self._began = None
             self._metrics.sync_seconds.observe(self._clock.monotonic() - began)
             self._metrics.syncs += 1
             for (partition, _), result in zip(pending, results, strict=True):
@@ -118,7 +126,6 @@ class Syncer:
             self._metrics.sync_failures += 1
             self._failed(partition)
             return
-        if partition.leader is not None:
-            partition.advance()
+        partition.advance()
         if log.is_dirty:
             self.request(partition)

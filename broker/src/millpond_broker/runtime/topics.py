@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from millpond.wire.errors import InvalidConfig, InvalidRequest, UnknownTopic
-from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.core.commands import DeleteTopic, SetTopicConfig
 from millpond_broker.core.image import TopicImage
 from millpond_broker.core.requests import new_partitions, new_topic
 from millpond_broker.core.topic_config import TopicConfig
-from millpond_broker.runtime.controller import propose
 from millpond_broker.runtime.feed import Feed
+from millpond_broker.runtime.metadata import Proposing
 from millpond_broker.runtime.partitions import Partitions
 
 
@@ -22,7 +21,7 @@ class Topics:
 
     def __init__(
         self,
-        metadata: MetadataLog,
+        metadata: Proposing,
         local: Partitions,
         feed: Feed,
         *,
@@ -68,13 +67,13 @@ class Topics:
                 min_insync=min_insync,
                 config=config,
             )
-            await propose(self._metadata, command)
+            await self._metadata.propose(command)
         return await self._led(command.topic_id, name)
 
     async def delete(self, name: str) -> int:
         """The version of the metadata in which the topic is gone; its files are, too. Raises UnknownTopic."""
         with _gone_as(name):
-            await propose(self._metadata, DeleteTopic(topic_id=self._find(name).topic_id))
+            await self._metadata.propose(DeleteTopic(topic_id=self._find(name).topic_id))
         version = self._metadata.image.version
         await self._local.reached(version)
         return version
@@ -97,7 +96,7 @@ class Topics:
                 topic_id=topic.topic_id, set=tuple(sorted(set_config.items())), unset=tuple(sorted(unset))
             )
             with _gone_as(name):
-                await propose(self._metadata, changed)
+                await self._metadata.propose(changed)
         if partitions is not None:
             with _gone_as(name):
                 await self._grow(topic.topic_id, partitions)
@@ -109,7 +108,7 @@ class Topics:
             there = len(image.topics[topic_id].partitions) if topic_id in image.topics else 0
             if partitions != there:
                 self._check_room(partitions - there)
-                await propose(self._metadata, new_partitions(image, topic_id, partitions))
+                await self._metadata.propose(new_partitions(image, topic_id, partitions))
 
     async def trim(self, topic_id: bytes, before: Mapping[int, int]) -> dict[int, int]:
         """Log starts by partition, after forgetting what lies before the given offsets. Partitions are done

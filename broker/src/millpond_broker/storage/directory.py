@@ -21,7 +21,7 @@ LAYOUT: Final = 1
 _IDENTITY: Final = "identity"
 _LOCK: Final = "lock"
 _PARTITIONS: Final = "partitions"
-_LOG_DIRECTORY: Final = re.compile(r".+-[0-9]+-([0-9a-f]{32})")
+_LOG_DIRECTORY: Final = re.compile(r"(.+)-([0-9]+)-([0-9a-f]{32})")
 _OURS: Final = frozenset({_IDENTITY, _IDENTITY + ".new", _LOCK, _PARTITIONS})
 
 
@@ -79,7 +79,13 @@ class DataDirectory:
 def topic_id_of(log_directory: str) -> str | None:
     """The topic id in a log directory's name; None for a name that no log directory has."""
     match = _LOG_DIRECTORY.fullmatch(log_directory)
-    return None if match is None else match[1]
+    return None if match is None else match[3]
+
+
+def partition_of(log_directory: str) -> tuple[TopicPartition, str] | None:
+    """The partition and the topic id in a log directory's name; None for a name that none has."""
+    match = _LOG_DIRECTORY.fullmatch(log_directory)
+    return None if match is None else (TopicPartition(match[1], int(match[2])), match[3])
 
 
 def remove_log(files: Files, log_directory: Path) -> None:

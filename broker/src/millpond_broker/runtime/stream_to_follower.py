@@ -1,0 +1,199 @@
+"""The streams that followers open to this broker: what they state is answered, and what they lack is pushed.
+
+One stream for each follower broker counts, that of the greatest number (rule 37). Partitions say whom they
+have something for; those take turns within the stream's credit (rule 38). Answers and pushes without batches
+cost no credit and never wait behind data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from millpond.wire.errors import MillpondError
+from millpond_broker.core.credit import Credit
+from millpond_broker.core.in_sync import Member
+from millpond_broker.core.replication import OutOfRange, Serving
+from millpond_broker.observe.logs import event
+from millpond_broker.runtime.partition import Key, Partition
+from millpond_broker.runtime.peers import PeerStream, StreamClosed
+from millpond_broker.runtime.replication_messages import Acknowledged, Answered, Hello, Pushed, Stated, Taken
+
+_log: Final = logging.getLogger(__name__)
+
+WINDOW_BYTES: Final = 8 << 20
+"""Pushed to one follower and not taken yet: bounds what one that is slow has to hold."""
+LANE_BYTES_MAX: Final = 2 << 20
+"""Of one partition: leaves room for the others."""
+PUSH_BYTES_MAX: Final = 1 << 20
+"""Read for one push: the loop has other work between two."""
+
+
+class Session(NamedTuple):
+    """An open session of one partition's follower, on one stream."""
+
+    leader_epoch: int
+    number: int
+
+
+class StreamToFollower:
+    """One stream. `run` is its task."""
+
+    def __init__(self, stream: PeerStream, hello: Hello, find: Callable[[Key], Partition | None]) -> None:
+        self.hello: Final = hello
+        self._member = Member(hello.broker_id, hello.broker_epoch)
+        self._stream = stream
+        self._find = find
+        # At most the partitions of this broker.
+        self._sessions: dict[Key, Session] = {}
+        self._credit: Credit[Key] = Credit(WINDOW_BYTES, LANE_BYTES_MAX)
+        # Those that said so since the last look, each once.
+        self._due: dict[Key, None] = {}
+        self._wake = asyncio.Event()
+
+    def close(self) -> None:
+        """Another has taken its place, or the broker stops."""
+        self._stream.close()
+
+    def ready(self, partition: Partition) -> None:
+        """That partition has something for this follower."""
+        if partition.key in self._sessions:
+            self._due[partition.key] = None
+            self._wake.set()
+
+    async def run(self, messages: list[object]) -> None:
+        """Serve until the stream is over. `messages` came behind the first."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pushing = tasks.create_task(self._push_all(), name="pushes")
+                try:
+                    while True:
+                        for message in messages:
+                            self._take(message)
+                        messages = await self._stream.receive()
+                except StreamClosed:
+                    pushing.cancel()
+        finally:
+            sessions, self._sessions = self._sessions, {}
+            for key, session in sessions.items():
+                if (partition := self._find(key)) is not None:
+                    partition.lost(self._member, session.leader_epoch, session.number)
+
+    # --- what the follower says -----------------------------------------------------------------------
+
+    def _take(self, message: object) -> None:
+        match message:
+            case Stated():
+                self._stated(message)
+            case Acknowledged(topic_id, number, acknowledgement):
+                if (partition := self._find((topic_id, number))) is not None:
+                    partition.acknowledged(self._member, acknowledgement)
+            case Taken(topic_id, number, size_bytes):
+                if not self._credit.returned((topic_id, number), size_bytes):
+                    event(_log, logging.WARNING, "credit_refused", follower=self._member.broker_id)
+                    self._stream.close()
+                self._wake.set()
+            case _:
+                event(_log, logging.WARNING, "follower_message_refused", message=type(message).__name__)
+                self._stream.close()
+
+    def _stated(self, message: Stated) -> None:
+        key, statement = (message.topic_id, message.partition), message.statement
+        if (statement.follower, statement.broker_epoch) != self._member:
+            event(_log, logging.WARNING, "statement_refused", follower=self._member.broker_id)
+            self._stream.close()
+            return
+        partition = self._find(key)
+        if partition is None:
+            return  # stated again with the next metadata, or never: it is not ours to lead
+        self._sessions.pop(key, None)
+        # The answer leaves before any push: whoever pushes has not had a turn yet.
+        self._sessions[key] = Session(statement.leader_epoch, statement.session)
+        answer = partition.stated(statement)
+        if not isinstance(answer, Serving):
+            del self._sessions[key]
+        self._stream.send(Answered(*key, answer))
+
+    # --- pushing --------------------------------------------------------------------------------------
+
+    async def _push_all(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._take_due()
+            while (turn := self._credit.take()) is not None:
+                if self._push(turn.key, min(turn.bytes_max, PUSH_BYTES_MAX)):
+                    await asyncio.sleep(0)  # the loop has other work, too
+                    self._take_due()
+
+    def _take_due(self) -> None:
+        """What needs no credit leaves; the rest takes turns."""
+        due, self._due = self._due, {}
+        for key in due:
+            if not self._push(key, 0):
+                self._credit.ready(key)
+
+    def _push(self, key: Key, bytes_max: int) -> bool:
+        """One turn of a partition, which has as many bytes, or none; whether anything was pushed."""
+        partition = self._find(key)
+        if partition is None or key not in self._sessions:
+            return False
+        try:
+            due = partition.next_push(self._member.broker_id, bytes_max)
+        except MillpondError as error:
+            event(_log, logging.ERROR, "not_pushed", log=str(partition.name), error=str(error))
+            return False
+        if due is None:
+            return False
+        if isinstance(due, OutOfRange):
+            del self._sessions[key]
+            self._stream.send(Answered(*key, due))
+            return False
+        push, data = due
+        self._stream.send(Pushed(*key, push, data))
+        self._credit.pushed(key, len(data))
+        self._credit.ready(key)  # until there is nothing left for it
+        return True
+
+
+class StreamsToFollowers:
+    """All of them, by follower."""
+
+    def __init__(self, find: Callable[[Key], Partition | None]) -> None:
+        self._find = find
+        # One for each other broker.
+        self._current: dict[int, StreamToFollower] = {}
+
+    async def serve(self, stream: PeerStream) -> None:
+        """A broker has opened a stream; until it is over."""
+        try:
+            first, *rest = await stream.receive()
+        except StreamClosed:
+            return
+        if not isinstance(first, Hello) or first.broker_id != stream.peer.broker_id:
+            event(_log, logging.WARNING, "follower_refused", peer=stream.peer.broker_id)
+            return
+        current = self._current.get(first.broker_id)
+        if current is not None:
+            if _rank(current.hello) >= _rank(first):
+                return  # late: a newer one has overtaken it (rule 37)
+            current.close()
+        served = self._current[first.broker_id] = StreamToFollower(stream, first, self._find)
+        event(_log, logging.INFO, "follower_came", follower=first.broker_id, number=first.number)
+        try:
+            await served.run(rest)
+        finally:
+            if self._current.get(first.broker_id) is served:
+                del self._current[first.broker_id]
+
+    def push(self, partition: Partition, followers: list[int]) -> None:
+        """There is something to push to these."""
+        for follower in followers:
+            if (stream := self._current.get(follower)) is not None:
+                stream.ready(partition)
+
+
+def _rank(hello: Hello) -> tuple[int, int]:
+    return hello.broker_epoch, hello.number

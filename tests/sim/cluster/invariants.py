@@ -1,0 +1,247 @@
+"""What holds at every moment of a run, looked at from outside by somebody who sees everything.
+
+Looked at after every round of callbacks; partitions of which nothing moved are passed over. Records below a
+high watermark are compared once on each replica, and again, all of them, on each new leader.
+
+    one-leader              one leader for each leader epoch, in one start of one broker
+    monotone-hw             the high watermark does not move back within an epoch
+    log-matching            below its high watermark a replica has what was committed there
+    leader-completeness     a new leader has everything that was committed before it
+    isr-reaches-hw          so has every registered member of ISR and ELR that is there, and cut nothing
+    maximal-isr             the leader of the latest epoch counts whoever the controller may elect
+    acknowledged            what is acknowledged to all is committed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from millpond_broker.core.image import MetadataImage, PartitionImage, TopicImage
+from millpond_broker.runtime.partition import Partition
+from millpond_broker.storage.log import Log
+from tests.sim.cluster.process import BrokerHost
+from tests.sim.cluster.world import Anomaly, World
+
+READ_BYTES: Final = 1 << 20
+
+Key = tuple[bytes, int]
+
+
+class Committed(NamedTuple):
+    """A batch below a high watermark."""
+
+    next_offset: int
+    leader_epoch: int
+    crc: int
+    by: str
+    """Who had it there first."""
+
+
+@dataclass
+class _Truth:
+    """What is known to be committed in a partition."""
+
+    batches: dict[int, Committed] = field(default_factory=dict)
+    """By base offset."""
+    high_watermark: int = 0
+    leaders: dict[int, str] = field(default_factory=dict)
+    """By leader epoch, the start of a broker."""
+    by_epoch: dict[int, int] = field(default_factory=dict)
+    """The high watermark of each leader epoch."""
+
+
+@dataclass
+class _Seen:
+    """What a replica was last seen with."""
+
+    moved: tuple[object, ...] = ()
+    compared_to: int = 0
+    """The end of what was compared."""
+
+
+class Invariants:
+    """See the module. `look` raises Anomaly."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._truths: dict[Key, _Truth] = {}
+        self._seen: dict[tuple[int, Key], _Seen] = {}
+        self._version = 0
+        world.on_gone.append(self._gone)
+
+    def committed_end(self, key: Key) -> int:
+        """The greatest high watermark that any leader had."""
+        return self._truth(key).high_watermark
+
+    def look(self) -> None:
+        """After a round."""
+        has_moved, ran = False, self._world.loop.ran
+        for host in self._world.hosts.values():
+            if host.owner not in ran or host.broker is None or host.broker._partitions is None:
+                continue
+            for partition in host.broker._partitions:
+                has_moved |= self._look_at(host, partition)
+        image = self._world.voters.snapshots[self._world.voters.last_index]
+        if has_moved or image.version != self._version:
+            self._version = image.version
+            self._look_at_members(image)
+
+    # --- one replica --------------------------------------------------------------------------------------
+
+    def _look_at(self, host: BrokerHost, partition: Partition) -> bool:
+        log, leader = partition.log, partition.leader
+        high_watermark = _high_watermark(partition)
+        moved = (
+            None if leader is None else leader.reign.leader_epoch,
+            high_watermark,
+            None if log is None else (log.log_start, log.log_end, log.durable_end),
+        )
+        key = (partition.topic_id, partition.name.partition)
+        seen = self._seen.setdefault((host.broker_id, key), _Seen())
+        if moved == seen.moved:
+            return False
+        if log is None or log.failure is not None:
+            seen.moved = moved
+            return True
+        where = f"broker {host.broker_id}, {partition.name.topic}-{partition.name.partition}"
+        if leader is not None:
+            self._look_at_leader(host, partition, seen, where)
+        truth = self._truth(key)
+        start = max(min(seen.compared_to, log.log_end), log.log_start)
+        self._compare(log, start, min(high_watermark, truth.high_watermark), truth, where)
+        if leader is not None:
+            self._commit(log, high_watermark, truth, where)
+        seen.compared_to = max(start, high_watermark)
+        seen.moved = moved
+        return True
+
+    def _look_at_leader(self, host: BrokerHost, partition: Partition, seen: _Seen, where: str) -> None:
+        log, leader = partition.log, partition.leader
+        assert log is not None, "it was opened"
+        assert leader is not None, "it leads"
+        truth = self._truth((partition.topic_id, partition.name.partition))
+        epoch, high_watermark = leader.reign.leader_epoch, leader.high_watermark
+        assert host.owner is not None, "it runs"
+        who = truth.leaders.setdefault(epoch, host.owner.name)
+        if who != host.owner.name:
+            raise Anomaly("one-leader", f"{where}: epoch {epoch} is led by {who} and {host.owner.name}")
+        if epoch not in truth.by_epoch:
+            self._complete(log, truth, f"{where}, new leader of epoch {epoch}")
+            seen.compared_to = truth.high_watermark
+        known = truth.by_epoch.get(epoch, 0)
+        if high_watermark < known:
+            raise Anomaly("monotone-hw", f"{where}: {high_watermark} after {known} in epoch {epoch}")
+        truth.by_epoch[epoch] = high_watermark
+
+    def _commit(self, log: Log, high_watermark: int, truth: _Truth, where: str) -> None:
+        """A leader's high watermark moved: what lies below it is committed, now at the latest."""
+        for base, batch in _batches(log, max(truth.high_watermark, log.log_start), high_watermark, where):
+            truth.batches[base] = batch
+        truth.high_watermark = max(truth.high_watermark, high_watermark)
+
+    def _complete(self, log: Log, truth: _Truth, where: str) -> None:
+        if log.log_end < truth.high_watermark:
+            told = f"{where}: its log ends at {log.log_end}, and {truth.high_watermark} is committed"
+            raise Anomaly("leader-completeness", told)
+        self._compare(log, log.log_start, truth.high_watermark, truth, where, name="leader-completeness")
+
+    def _compare(
+        self, log: Log, start: int, end: int, truth: _Truth, where: str, *, name: str = "log-matching"
+    ) -> None:
+        for base, batch in _batches(log, start, end, where):
+            known = truth.batches.get(base)
+            if known is None or known[:3] != batch[:3]:
+                raise Anomaly(name, f"{where}: {batch} at {base}, where {known} was committed")
+
+    # --- what the metadata says ---------------------------------------------------------------------------
+
+    def _look_at_members(self, image: MetadataImage) -> None:
+        for topic in image.topics.values():
+            for number, state in enumerate(topic.partitions):
+                key = (topic.topic_id, number)
+                self._look_at_ends(image, topic, state, key)
+                self._look_at_maximal(topic, state, key)
+
+    def _look_at_ends(self, image: MetadataImage, topic: TopicImage, state: PartitionImage, key: Key) -> None:
+        if topic.config.flush != "commit":
+            return
+        truth = self._truth(key)
+        cut = {cut.broker_id for cut in state.cuts}
+        for member in (*state.isr, *state.elr):
+            partition = self._registered(image, member, key)
+            if member in cut or partition is None or partition.log is None:
+                continue
+            log = partition.log
+            if log.failure is None and log.durable_end < truth.high_watermark:
+                told = f"broker {member} has {topic.name}-{key[1]} up to {log.durable_end}"
+                raise Anomaly("isr-reaches-hw", f"{told}, and {truth.high_watermark} is committed: {state}")
+
+    def _look_at_maximal(self, topic: TopicImage, state: PartitionImage, key: Key) -> None:
+        if state.leader is None or len(state.isr) < topic.min_insync_of(len(state.replicas)):
+            return
+        partition = self._partition(state.leader, key)
+        if partition is None or partition.leader is None:
+            return
+        leader = partition.leader
+        if leader.reign.leader_epoch != state.leader_epoch:
+            return
+        missing = {*state.isr, *state.elr} - leader.in_sync.maximal
+        if missing:
+            told = f"{topic.name}-{key[1]}: {sorted(missing)} of {state}"
+            raise Anomaly("maximal-isr", f"{told} is not in {sorted(leader.in_sync.maximal)}")
+
+    def _registered(self, image: MetadataImage, broker_id: int, key: Key) -> Partition | None:
+        """A broker's replica, if the start that runs is the one that the metadata knows."""
+        partition, known = self._partition(broker_id, key), image.brokers.get(broker_id)
+        broker = self._world.hosts[broker_id].broker
+        if partition is None or known is None or broker is None or broker._partitions is None:
+            return None
+        return partition if known.incarnation == broker._partitions._options.incarnation else None
+
+    def _partition(self, broker_id: int, key: Key) -> Partition | None:
+        host = self._world.hosts[broker_id]
+        if host.owner is None or host.broker is None or host.broker._partitions is None:
+            return None
+        return host.broker._partitions._held.get(key)
+
+    # --- what else happens --------------------------------------------------------------------------------
+
+    def acknowledged(self, key: Key, end: int, who: str) -> None:
+        """A producer was told that everything below `end` is with all."""
+        known = self._truth(key).high_watermark
+        if end > known:
+            raise Anomaly("acknowledged", f"{who} up to {end}, and {known} is committed")
+
+    def _gone(self, host: BrokerHost) -> None:
+        """What the next process has is looked at anew."""
+        for broker_id, key in list(self._seen):
+            if broker_id == host.broker_id:
+                del self._seen[broker_id, key]
+
+    def _truth(self, key: Key) -> _Truth:
+        return self._truths.setdefault(key, _Truth())
+
+
+def _high_watermark(partition: Partition) -> int:
+    if partition.leader is not None:
+        return partition.leader.high_watermark
+    known: int = getattr(partition, "high_watermark", 0)
+    return known
+
+
+def _batches(log: Log, start: int, end: int, where: str) -> list[tuple[int, Committed]]:
+    """The batches of a log from one offset to another, which are where batches end."""
+    found: list[tuple[int, Committed]] = []
+    offset = start
+    while offset < end:
+        read = log.read(offset, READ_BYTES, end)
+        if not read:
+            raise Anomaly("log-matching", f"{where}: nothing at {offset}, below {end}")
+        for stored in read:
+            header = stored.batch.header
+            found.append(
+                (header.base_offset, Committed(header.next_offset, header.leader_epoch, header.crc, where))
+            )
+        offset = read[-1].batch.header.next_offset
+    return found

@@ -1,0 +1,214 @@
+"""Faults, drawn from the seed: which kinds a run has, when they strike, and how long they last.
+
+A quarter of the time is quiet. Whatever was broken is mended by itself after a while, and all by `heal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from tests.sim.cluster.process import BrokerHost
+from tests.sim.cluster.world import World
+
+NETWORK: Final = ("partition", "isolate leader", "isolate controller", "one way", "ring", "delay", "break")
+PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
+OTHERS: Final = ("controller change", "slow disk", "sync fails", "clock")
+CYCLE_SECONDS: Final = 6.0
+QUIET_SECONDS: Final = 1.5
+"""Of each cycle."""
+DOWN_SECONDS: Final = (0.05, 0.5, 2.5)
+FAULT_SECONDS: Final = (0.3, 1.5, 5.0)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What strikes in one run, and how often, on average, in its noisy time."""
+
+    kinds: tuple[str, ...]
+    every_seconds: float
+
+
+def mix_of(seed: int, allowed: Sequence[str]) -> Mix:
+    """A few kinds in some runs, all in others."""
+    random = Random(f"mix {seed}")
+    count = random.choice((1, 2, 2, 4, len(allowed)))
+    kinds = tuple(random.sample(list(allowed), min(count, len(allowed))))
+    return Mix(kinds, random.choice((0.5, 1.0, 2.0, 4.0)))
+
+
+class Nemesis:
+    """See the module. Brokers that ended start again, whoever ended them."""
+
+    def __init__(self, world: World, mix: Mix) -> None:
+        self.world = world
+        self.mix = mix
+        self.random = Random(f"nemesis {world.seed}")
+        self._began = world.loop.time()
+        self._is_over = False
+        self._actions: dict[str, Callable[[BrokerHost], None]] = {
+            "partition": lambda host: self._cut_off(host, both=True),
+            "isolate leader": lambda host: self._cut_off(self._a_leader() or host, both=True),
+            "isolate controller": lambda host: self._cut_off(self._controller() or host, both=True),
+            "one way": lambda host: self._cut_off(host, both=False),
+            "ring": self._ring,
+            "delay": self._delay,
+            "break": self._break,
+            "kill": lambda host: host.kill(),
+            "power": lambda host: host.kill(power=True),
+            "power all": self._power_all,
+            "crash inside": self._crash_inside,
+            "stop": lambda host: host.stop(),
+            "pause": self._pause,
+            "controller dies": lambda host: (self._controller() or host).kill(),
+            "controller change": lambda _host: self.world.voters.depose(),
+            "slow disk": self._slow_disk,
+            "sync fails": self._sync_fails,
+            "clock": self._clock,
+        }
+        world.on_gone.append(self._start_again)
+
+    def begin(self) -> None:
+        """Strike from now on, until `heal`."""
+        self._began = self.world.loop.time()
+        self._plan()
+
+    def heal(self) -> None:
+        """No more faults, and those there are end."""
+        self._is_over = True
+        self.world.note("heal")
+        self.world.network.mend_all()
+        self._usual_delays()
+        for host in self.world.hosts.values():
+            host.disk.heal()
+            host.disk._operations_left = None
+            host.speed.stall = 0.0
+            host.resume()
+            host.start()
+
+    def _plan(self) -> None:
+        self.world.loop.call_later(self.random.expovariate(1 / self.mix.every_seconds), self._strike)
+
+    def _strike(self) -> None:
+        if self._is_over:
+            return
+        self._plan()
+        if (self.world.loop.time() - self._began) % CYCLE_SECONDS < QUIET_SECONDS:
+            return
+        kind = self.random.choice(self.mix.kinds)
+        running = [host for host in self.world.hosts.values() if host.owner is not None]
+        if running:
+            self.world.count(kind)
+            host = self.random.choice(running)
+            self.world.note(f"strikes: {kind} {host.broker_id}")
+            self._actions[kind](host)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self.world.loop.call_later(seconds, lambda: None if self._is_over else action())
+
+    def _for_a_while(self, action: Callable[[], None]) -> None:
+        self._after(self.random.choice(FAULT_SECONDS) * self.random.random(), action)
+
+    # --- who --------------------------------------------------------------------------------------------
+
+    def _controller(self) -> BrokerHost | None:
+        leader = self.world.voters.leader
+        return None if leader is None else self.world.hosts[leader]
+
+    def _a_leader(self) -> BrokerHost | None:
+        image = self.world.voters.snapshots[self.world.voters.last_index]
+        leaders = [
+            state.leader
+            for topic in image.topics.values()
+            for state in topic.partitions
+            if state.leader is not None
+        ]
+        return self.world.hosts[self.random.choice(leaders)] if leaders else None
+
+    # --- links ------------------------------------------------------------------------------------------
+
+    def _cut_off(self, host: BrokerHost, *, both: bool) -> None:
+        """From all brokers, or some; from clients, too, in half of the cases."""
+        me, others = host.broker_id, [other for other in self.world.hosts if other != host.broker_id]
+        if self.random.random() < 0.3:
+            others = others[:1]
+        if self.random.random() < 0.5:
+            others += self.world.network.others_than(list(self.world.hosts))
+        pairs = [(me, other) for other in others]
+        if both:
+            pairs += [(other, me) for other in others]
+        elif self.random.random() < 0.5:
+            pairs = [(other, me) for other in others]
+        self._cut(pairs)
+
+    def _ring(self, _host: BrokerHost) -> None:
+        """Everybody has a majority, and not the same one."""
+        one, other = self.random.sample(list(self.world.hosts), 2)
+        self._cut([(one, other), (other, one)])
+
+    def _cut(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for pair in pairs:
+            self.world.network.cut(*pair)
+
+        def mend() -> None:
+            for pair in pairs:
+                self.world.network.mend(*pair)
+
+        self._for_a_while(mend)
+
+    def _delay(self, _host: BrokerHost) -> None:
+        delay, jitter = self.random.choice(((0.01, 0.01), (0.05, 0.02), (0.2, 0.2)))
+        for link in self.world.network.links():
+            if self.random.random() < 0.5:
+                link.delay, link.jitter = delay, jitter
+        self._for_a_while(self._usual_delays)
+
+    def _usual_delays(self) -> None:
+        for link in self.world.network.links():
+            link.delay, link.jitter = self.random.uniform(0.0002, 0.002), self.random.uniform(0, 0.001)
+
+    def _break(self, host: BrokerHost) -> None:
+        """Its connections, again and again."""
+        for _ in range(self.random.randint(1, 5)):
+            for other in self.world.hosts:
+                if other != host.broker_id:
+                    delay = self.random.random()
+                    self._after(delay, lambda one=host.broker_id, other=other: self._break_now(one, other))  # type: ignore[misc]  # bound now
+
+    def _break_now(self, one: int, other: int) -> None:
+        self.world.network.break_between(one, other)
+
+    # --- processes and disks ----------------------------------------------------------------------------
+
+    def _power_all(self, _host: BrokerHost) -> None:
+        for host in self.world.hosts.values():
+            host.kill(power=True)
+
+    def _start_again(self, host: BrokerHost) -> None:
+        down = 0.05 if self._is_over else self.random.choice(DOWN_SECONDS) * self.random.random()
+        self.world.loop.call_later(down, host.start)
+
+    def _crash_inside(self, host: BrokerHost) -> None:
+        """It dies within one of its next calls of the disk."""
+        host.disk.crash_after(self.random.randrange(40))
+
+    def _pause(self, host: BrokerHost) -> None:
+        """It may be another process by then that goes on: none of its business."""
+        host.pause()
+        self._for_a_while(host.resume)
+
+    def _slow_disk(self, host: BrokerHost) -> None:
+        host.speed.stall = self.random.choice((0.02, 0.2, 1.0))
+
+        def mend() -> None:
+            host.speed.stall = 0.0
+
+        self._for_a_while(mend)
+
+    def _sync_fails(self, host: BrokerHost) -> None:
+        host.disk.fail_next_sync(written=self.random.random())
+
+    def _clock(self, host: BrokerHost) -> None:
+        host.clock.skew_ms = self.random.randrange(-30_000, 30_000)
