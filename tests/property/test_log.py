@@ -1,11 +1,12 @@
 """A log on a disk that keeps only what was synced, held against a list: nothing confirmed is lost,
 nothing torn is served.
 
-The machine appends, syncs, reads, rolls, truncates, trims, drops by retention, closes and opens again, in
-any order, while the process is killed, the power fails between and *inside* operations, syncs fail, the
-disk fills up and reads back what it likes of what was never synced. After every start the log must hold a
-prefix of what was appended, at least as long as what was confirmed, each record at its offset with its
-value and time. `make storage-fuzz EXAMPLES=n` runs more of the same.
+The machine appends, takes a leader's pushes with gaps and of many epochs, syncs, reads, rolls, truncates,
+trims, drops by retention, starts anew, closes and opens again, in any order, while the process is killed, the
+power fails between and *inside* operations, syncs fail, the disk fills up and reads back what it likes of
+what was never synced. After every start the log must hold a prefix of what was appended, at least as long as
+what was confirmed, each record at its offset with its value, time and epoch; its epochs are those of its
+records, and its high watermark is one that was noted. `make storage-fuzz EXAMPLES=n` runs more of the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle, repeat
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -22,15 +24,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from millpond.wire.batch import decode_batch, encode_batch
+from millpond.wire.batch import Batch, decode_batch, encode_batch
 from millpond.wire.errors import StorageFailed, StorageFull
 from millpond.wire.record import TopicPartition
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions, PendingSync
+from millpond_broker.storage.replica import parse_push
 from tests.sim.disk import SimFiles, SimulatedCrash
+from tests.unit.storage.builders import placed
 
 DIRECTORY = Path("/log")
 FAR_FUTURE_MS = 10**12
+ACTS = ("append", "append", "push", "truncate", "restart", "trim", "retain", "checkpoint", "close", "sync")
+Sizes = list[list[tuple[int, int]]]
+"""Batches, as (value size, timestamp) of each record."""
 SYNCS_IN_FLIGHT_MAX = 3
 
 
@@ -39,10 +46,13 @@ class Held(NamedTuple):
 
     value: bytes
     timestamp: int
+    epoch: int
 
 
 class LogMachine(RuleBasedStateMachine):
-    """The model: `records` by offset up to `end`, of which those below `confirmed` must survive."""
+    """The model: `records` by offset up to `end`, of which those below `confirmed` must survive. `marks`: the
+    least and the greatest high watermark that may be on record.
+    """
 
     @initialize(
         seed=st.integers(0, 2**32),
@@ -59,6 +69,9 @@ class LogMachine(RuleBasedStateMachine):
         self.records: dict[int, Held] = {}
         self.end = self.confirmed = 0
         self.starts = {0}
+        self.anew: int | None = None
+        self.start_before = 0
+        self.marks = (0, 0)
         self.epoch = 0
         self.serial = 0
         self.syncs: list[PendingSync] = []
@@ -82,16 +95,37 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.log_start in self.starts
         assert self.log.log_end >= self.confirmed, "what was confirmed is there"
         assert self.log.durable_end == self.log.log_end, "a start leaves nothing half durable"
-        found = self.read_from(self.log.log_start)
-        assert list(found) == list(range(self.log.log_start, self.log.log_end)), "without gaps"
-        assert all(self.records[offset] == record for offset, record in found.items())
+        self.compare()
+        low, high = (max(self.log.log_start, min(mark, self.log.log_end)) for mark in self.marks)
+        assert low <= self.log.high_watermark <= high, "it is one that was noted"
         self.settle()
+
+    def compare(self) -> None:
+        """The log holds the model's records between its ends, and knows of their epochs."""
+        start, end = self.log.log_start, self.log.log_end
+        held = {offset: record for offset, record in sorted(self.records.items()) if start <= offset < end}
+        assert self.read_from(start) == held
+        for offset, record in held.items():
+            epoch, epoch_end = self.log.epochs.end_offset_for(record.epoch, end) or (None, 0)
+            assert epoch == record.epoch
+            assert epoch_end > offset
+            _, earlier_end = self.log.epochs.end_offset_for(record.epoch - 1, end) or (None, 0)
+            assert earlier_end <= offset
+        if self.anew is not None and start == self.anew != self.start_before:
+            assert end == start, "of the log before nothing is left"
+        if held:
+            assert end == max(held) + 1, "a log ends where its last batch ends"
+            assert self.log.last_epoch == held[end - 1].epoch
+        else:
+            assert end == start
 
     def settle(self) -> None:
         """The model takes over where the log starts and ends."""
         start, end = self.log.log_start, self.log.log_end
         self.records = {offset: held for offset, held in self.records.items() if start <= offset < end}
         self.end, self.confirmed, self.starts = end, self.log.durable_end, {start}
+        self.anew = None
+        self.marks = (min(self.marks[0], end), min(self.marks[1], end))
 
     def read_from(self, offset: int, bytes_max: int = 3_000) -> dict[int, Held]:
         found: dict[int, Held] = {}
@@ -99,45 +133,94 @@ class LogMachine(RuleBasedStateMachine):
         while stored := self.log.read(position, bytes_max, self.log.log_end):
             for item in stored:
                 decoded = decode_batch(item.batch)
-                held = map(Held, map(bytes, filter(None, decoded.values)), decoded.timestamps)
+                epochs = repeat(item.batch.header.leader_epoch)
+                held = map(Held, map(bytes, filter(None, decoded.values)), decoded.timestamps, epochs)
                 found.update(pair for pair in zip(decoded.offsets, held, strict=True) if pair[0] >= offset)
             position = stored[-1].batch.header.next_offset
         return found
 
     # --- what a log does ----------------------------------------------------------------------------
 
-    def append(self, batches: list[list[tuple[int, int]]], *, new_epoch: bool = False) -> None:
-        """Append batches of (value size, timestamp) pairs; the model expects them before they are there."""
+    def expect(self, offset: int, sizes: list[tuple[int, int]], epoch: int) -> Batch:
+        """A batch of (value size, timestamp) pairs; the model expects it at `offset` before it is there."""
+        held = []
+        for size, timestamp in sizes:
+            self.serial += 1
+            # Filled with the magic byte, the one that a search for sound frames goes by.
+            held.append(Held(b"%d:" % self.serial + b"\x03" * size, timestamp, epoch))
+        self.records.update(enumerate(held, start=offset))
+        return encode_batch([item.value for item in held], [item.timestamp for item in held])
+
+    def append(self, batches: Sizes, *, new_epoch: bool = False) -> None:
         self.epoch += new_epoch
         encoded = []
         offset = self.end
-        for batch in batches:
-            held = []
-            for size, timestamp in batch:
-                self.serial += 1
-                # Filled with the magic byte, the one that a search for sound frames goes by.
-                held.append(Held(b"%d:" % self.serial + b"\x03" * size, timestamp))
-            encoded.append(encode_batch([item.value for item in held], [item.timestamp for item in held]))
-            self.records.update(enumerate(held, start=offset))
-            offset += len(held)
+        for sizes in batches:
+            encoded.append(self.expect(offset, sizes, self.epoch))
+            offset += len(sizes)
         appended = self.log.append(encoded, self.epoch)
         assert appended == (self.end, offset)
         self.end = offset
+
+    def push(self, batches: Sizes, steps: list[tuple[int, int]]) -> None:
+        """Append as a follower: with a gap and some epochs before each batch. The epochs go on from that of
+        the last batch, also when there was a later one that was cut.
+        """
+        data = b""
+        epoch, offset = self.log.last_epoch or 0, self.end
+        base_offset = offset + steps[0][0]
+        for sizes, (gap, epochs) in zip(batches, cycle(steps), strict=False):
+            offset, epoch = offset + gap, epoch + epochs
+            batch = self.expect(offset, sizes, epoch)
+            data += placed(batch, offset, durable_end=0, epoch=epoch)
+            offset += len(sizes)
+        self.epoch = max(self.epoch, epoch)
+        pushed = parse_push(data)
+        assert self.log.append_replica(pushed) == (base_offset, offset)
+        self.end = offset
+        framed = self.log.read_framed(base_offset, 1 << 20, offset)
+        assert parse_push(framed.data).bounds == pushed.bounds
 
     def finish(self, pending: PendingSync) -> None:
         for result in self.group.sync([pending]):
             result.settle()
         self.confirmed = self.log.durable_end
 
-    batches = st.lists(
+    batches: st.SearchStrategy[Sizes] = st.lists(
         st.lists(st.tuples(st.sampled_from([0, 20, 600]), st.integers(0, 20)), min_size=1, max_size=6),
         min_size=1,
         max_size=4,
     )
 
+    steps = st.lists(
+        st.tuples(st.sampled_from([0, 0, 0, 1, 5, 40]), st.sampled_from([0, 0, 1, 3])),
+        min_size=1,
+        max_size=4,
+    )
+    """Before a batch of a push: a gap, and how many epochs later it is."""
+
     @rule(batches=batches, new_epoch=st.booleans())
-    def appends(self, batches: list[list[tuple[int, int]]], new_epoch: bool) -> None:
+    def appends(self, batches: Sizes, new_epoch: bool) -> None:
         self.append(batches, new_epoch=new_epoch)
+
+    @rule(batches=batches, steps=steps)
+    def is_pushed_to(self, batches: Sizes, steps: list[tuple[int, int]]) -> None:
+        self.push(batches, steps)
+
+    @rule(part=st.floats(0, 1.2))
+    def notes_a_high_watermark(self, part: float) -> None:
+        self.log.note_high_watermark(int(part * self.end))
+        mark = self.log.high_watermark
+        assert mark <= self.log.durable_end
+        self.marks = (min(self.marks[0], mark), max(self.marks[1], mark))
+
+    def checkpoint(self) -> None:
+        self.log.checkpoint()
+        self.marks = (self.log.high_watermark,) * 2
+
+    @rule()
+    def writes_a_checkpoint(self) -> None:
+        self.checkpoint()
 
     @rule()
     def syncs_now(self) -> None:
@@ -189,15 +272,42 @@ class LogMachine(RuleBasedStateMachine):
     def truncate(self, part: float) -> None:
         start = self.log.log_start
         offset = start + int(part * (self.end - start))
-        # As far as the batch that reaches past the offset; it holds at most six records.
-        self.confirmed = min(self.confirmed, max(start, offset - 6))
+        self.expect_cut(offset)
         end = self.log.truncate(offset)
         assert start <= end <= offset
         self.settle()
 
+    def expect_cut(self, offset: int) -> None:
+        # As far as the batch that reaches past the offset; it holds at most six records.
+        below = sorted(at for at in self.records if at < offset)
+        self.confirmed = min(self.confirmed, below[-7] + 1 if len(below) > 6 else self.log.log_start)
+        self.marks = (min(self.marks[0], self.confirmed), self.marks[1])
+
     @rule(part=st.floats(0, 1))
     def truncates(self, part: float) -> None:
         self.truncate(part)
+
+    def restart(self, part: float) -> None:
+        self.expect_restart(part)
+        assert self.anew is not None
+        self.log.restart_at(self.anew)
+        self.records.clear()
+        assert self.log.position() == (self.anew, self.anew, self.anew, None)
+        assert self.log.epochs.entries() == []
+        self.marks = (self.anew, self.anew)
+        self.settle()
+
+    def expect_restart(self, part: float) -> None:
+        """Anywhere, also before and far behind the log."""
+        self.anew = int(part * (self.end + 20))
+        self.start_before = self.log.log_start
+        self.starts.add(self.anew)
+        self.confirmed = 0
+        self.marks = (0, max(self.marks[1], self.anew))
+
+    @rule(part=st.floats(0, 1))
+    def starts_anew(self, part: float) -> None:
+        self.restart(part)
 
     def trim(self, part: float) -> None:
         start = self.log.log_start
@@ -240,8 +350,10 @@ class LogMachine(RuleBasedStateMachine):
     def close(self) -> None:
         while self.syncs:
             self.ends_a_sync()
+        mark = self.log.high_watermark
         self.log.close(broker_epoch=7)
         self.confirmed = self.end
+        self.marks = (mark, mark)
 
     @rule(power_fails=st.booleans())
     def is_closed(self, power_fails: bool) -> None:
@@ -264,9 +376,9 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(
         operations=st.integers(0, 30),
-        what=st.sampled_from(["append", "append", "truncate", "trim", "retain", "close", "sync", "open"]),
+        what=st.sampled_from([*ACTS, "open"]),
         part=st.floats(0, 1),
-        batches=batches,
+        pushed=st.tuples(batches, steps),
         only_process=st.booleans(),
     )
     def stops_inside(
@@ -274,12 +386,15 @@ class LogMachine(RuleBasedStateMachine):
         operations: int,
         what: str,
         part: float,
-        batches: list[list[tuple[int, int]]],
+        pushed: tuple[Sizes, list[tuple[int, int]]],
         only_process: bool,
     ) -> None:
         before = dict(self.records)
         acts: dict[str, Callable[[], None]] = {
-            "append": lambda: self.append(batches, new_epoch=part > 0.8),
+            "append": lambda: self.append(pushed[0], new_epoch=part > 0.8),
+            "push": lambda: self.push(*pushed),
+            "restart": lambda: self.restart(part),
+            "checkpoint": self.checkpoint,
             "truncate": lambda: self.truncate(part),
             "trim": lambda: self.trim(part),
             "retain": lambda: self.retain(0 if part < 0.5 else 2_000),
@@ -343,14 +458,22 @@ class LogMachine(RuleBasedStateMachine):
     def read_below(self, end: int) -> dict[int, Held]:
         return {at: held for at, held in self.read_from(self.log.log_start).items() if at < end}
 
-    @rule(room=st.sampled_from([0, 100, 600, 1_500, 3_000]), trims=st.booleans(), power_fails=st.booleans())
-    def the_disk_is_full(self, room: int, trims: bool, power_fails: bool) -> None:
+    @rule(
+        room=st.sampled_from([0, 100, 600, 1_500, 3_000]),
+        trims=st.booleans(),
+        power_fails=st.booleans(),
+        steps=st.none() | steps,
+    )
+    def the_disk_is_full(
+        self, room: int, trims: bool, power_fails: bool, steps: list[tuple[int, int]] | None
+    ) -> None:
         """Rule 40: refused whole, not back after a crash; trimming works all the same."""
         self.disk.capacity_bytes = used_bytes(self.disk) + room
         for size in (0, 300, 900, 900):
             held = dict(self.records)
             try:
-                self.append([[(size, 1)], [(900, 1)]])  # of which the first may fit
+                batches = [[(size, 1)], [(900, 1)]]  # of which the first may fit
+                self.append(batches) if steps is None else self.push(batches, steps)
             except StorageFull:  # its outcome, "not written", is what the model goes by
                 self.records = held
                 assert self.log.log_end == self.end
@@ -365,7 +488,7 @@ class LogMachine(RuleBasedStateMachine):
             self.open_and_compare()
 
     @rule(
-        what=st.sampled_from(["truncate", "trim", "retain"]),
+        what=st.sampled_from(["truncate", "restart", "trim", "retain"]),
         part=st.floats(0, 1),
         fault=st.sampled_from(["a directory's sync", "any sync", "no room"]),
     )
@@ -379,8 +502,10 @@ class LogMachine(RuleBasedStateMachine):
             self.disk.fail_next_sync(DIRECTORY if fault == "a directory's sync" else None)
         try:
             if what == "truncate":
-                self.confirmed = min(self.confirmed, max(start, target - 6))
+                self.expect_cut(target)
                 self.log.truncate(target)
+            elif what == "restart":
+                self.restart(part)
             elif what == "trim":
                 self.trim(part)
             else:
@@ -394,9 +519,9 @@ class LogMachine(RuleBasedStateMachine):
                 self.log.reopen()
             if what == "truncate" and self.log.failure is None and self.log.generation_start <= target:
                 assert self.log.log_end <= max(target, self.log.log_start)
-        found = self.read_from(self.log.log_start)
-        assert list(found) == list(range(self.log.log_start, self.log.log_end))
-        assert all(self.records[offset] == record for offset, record in found.items())
+        if what == "restart":
+            assert self.log.log_start == self.log.log_end
+        self.compare()
         assert self.log.durable_end >= self.confirmed
         self.settle()
 
@@ -412,7 +537,7 @@ class LogMachine(RuleBasedStateMachine):
             self.settle()
         else:  # it went into a new segment
             self.disk.heal()
-            self.records[self.end] = Held(b"x" * 100, 0)
+            self.records[self.end] = Held(b"x" * 100, 0, self.epoch)
             self.end += 1
 
 
