@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from millpond.wire.errors import MillpondError
 from millpond_broker.core.credit import Credit
 from millpond_broker.core.in_sync import Member
-from millpond_broker.core.replication import OutOfRange, Serving
+from millpond_broker.core.replication import OutOfRange, Serving, UnknownLeaderEpoch
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.partition import Key, Partition
 from millpond_broker.runtime.peers import PeerStream, StreamClosed
@@ -106,9 +106,11 @@ class StreamToFollower:
             self._stream.close()
             return
         partition = self._find(key)
-        if partition is None:
-            return  # stated again with the next metadata, or never: it is not ours to lead
         self._sessions.pop(key, None)
+        if partition is None:  # the metadata that give it to us are still on their way, or it is gone
+            unknown = UnknownLeaderEpoch(statement.leader_epoch, statement.session, current_epoch=-1)
+            self._stream.send(Answered(*key, unknown))
+            return
         # The answer leaves before any push: whoever pushes has not had a turn yet.
         self._sessions[key] = Session(statement.leader_epoch, statement.session)
         answer = partition.stated(statement)
