@@ -350,7 +350,7 @@ class Partition:
         """A follower says where it is; the answer is to go out before any push."""
         if self.leader is None or self.log is None:
             refusal = FencedLeaderEpoch if statement.leader_epoch < self.last_epoch else UnknownLeaderEpoch
-            return refusal(statement.leader_epoch, statement.session, self.last_epoch)
+            return refusal(statement.leader_epoch, statement.session, max(0, self.last_epoch))
         answer, step = self.leader.stated(statement, self.log.epochs, self._monotonic_ms())
         self._do(step)
         return answer

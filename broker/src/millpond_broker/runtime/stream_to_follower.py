@@ -108,7 +108,7 @@ class StreamToFollower:
         partition = self._find(key)
         self._sessions.pop(key, None)
         if partition is None:  # the metadata that give it to us are still on their way, or it is gone
-            unknown = UnknownLeaderEpoch(statement.leader_epoch, statement.session, current_epoch=-1)
+            unknown = UnknownLeaderEpoch(statement.leader_epoch, statement.session, current_epoch=0)
             self._stream.send(Answered(*key, unknown))
             return
         # The answer leaves before any push: whoever pushes has not had a turn yet.
