@@ -13,7 +13,7 @@ from millpond.v1.internal import peer_pb2 as pb
 from millpond_broker.consensus.peers import PeerIdentity
 from millpond_broker.rpc.peer_connection import METHOD
 from millpond_broker.rpc.peer_frames import Cutter, parse_frame
-from millpond_broker.rpc.peer_handshake import NONCE_BYTES, Opener
+from millpond_broker.rpc.peer_handshake import NONCE_BYTES, Opener, Proven
 from tests.integration.peers.voters import SECRET, WAIT_SECONDS
 
 OPTIONS = (
@@ -26,13 +26,14 @@ OPTIONS = (
 class RawPeer:
     """One stream to a voter."""
 
-    def __init__(self, address: str, broker_id: int = 1) -> None:
+    def __init__(self, address: str, broker_id: int = 1, method: str = METHOD) -> None:
         self._own = PeerIdentity(broker_id, f"directory-{broker_id}", b"c" * 16)
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        stream: Any = self._channel.stream_stream(METHOD, None, None)
+        stream: Any = self._channel.stream_stream(method, None, None)
         self.call = stream(self._requests(), timeout=WAIT_SECONDS * 4)
         self.cutter = Cutter(b"")
+        self.proven: Proven | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -57,11 +58,19 @@ class RawPeer:
     def read(self) -> pb.PeerFrame:
         return parse_frame(next(self.call))
 
-    def handshake(self, wanted: int, secret: bytes = SECRET, nonce: bytes = b"n" * NONCE_BYTES) -> None:
-        opener = Opener(secret, self._own, wanted=wanted, role=pb.PEER_ROLE_METADATA, nonce=nonce)
+    def handshake(
+        self,
+        wanted: int,
+        secret: bytes = SECRET,
+        nonce: bytes = b"n" * NONCE_BYTES,
+        role: pb.PeerRole = pb.PEER_ROLE_METADATA,
+    ) -> None:
+        start = b"" if role == pb.PEER_ROLE_METADATA else b"i" * 16
+        opener = Opener(secret, self._own, wanted=wanted, role=role, nonce=nonce, incarnation=start)
         self.send(opener.hello())
         self.send(opener.prove(self.read()))
-        self.cutter = Cutter(opener.finish(self.read()).key)
+        self.proven = opener.finish(self.read())
+        self.cutter = Cutter(self.proven.key)
 
     def messages(self, *messages: bytes) -> None:
         for frame in self.cutter.cut(messages):

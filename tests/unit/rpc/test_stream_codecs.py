@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millpond.v1.internal import control_pb2, replication_pb2
-from millpond.wire.errors import ERRORS, ErrorCode
+from millpond.wire.errors import ERRORS, ErrorCode, FencedEpoch
 from millpond_broker.consensus import codec
 from millpond_broker.consensus.metadata_log import NotApplied, Ok, ProposeOutcome, Unknown
 from millpond_broker.core import replication as core
@@ -54,10 +54,7 @@ refusals = st.sampled_from(
     [
         Refused(ErrorCode.UNKNOWN_TOPIC, (("topic", "ä\n"), ("outcome", "unknown"))),
         Refused(ErrorCode.INTERNAL, (("reason", ""),)),
-        Refused(
-            ErrorCode.FENCED_EPOCH,
-            tuple((name, 7) for name in ERRORS[ErrorCode.FENCED_EPOCH].__annotations__),
-        ),
+        Refused.of(FencedEpoch(epoch=7, current=8)),
     ]
 )
 values = st.one_of(

@@ -277,7 +277,7 @@ class GrpcPeerStreams:
         reader = threading.Thread(target=read, name=name, daemon=True)
         with self._lock:
             self._readers.add(reader)
-        reader.start()
+            reader.start()  # before anybody joins it
 
     def _left(self, stream: GrpcPeerStream) -> None:
         with self._lock:
