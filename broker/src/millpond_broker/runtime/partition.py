@@ -365,6 +365,10 @@ class Partition:
         if self.leader is not None and self.leader.reign.leader_epoch == leader_epoch:
             self._do(self.leader.lost(sender, session, self._monotonic_ms()))
 
+    def is_in_sync(self, follower: int) -> bool:
+        """Whether it is in the ISR of this leadership."""
+        return self.leader is not None and follower in self.leader.in_sync.committed.isr
+
     def next_push(self, follower: int, bytes_max: int) -> tuple[Push, bytes] | OutOfRange | None:
         """The next of its log for a follower, and that it is on its way; with 0 bytes only what is no log.
         None: there is nothing.

@@ -39,7 +39,7 @@ from millpond_broker.runtime.partition import Key, Partition, PartitionOptions, 
 from millpond_broker.runtime.peers import PeerStream, PeerStreams
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.requests import Requests
-from millpond_broker.runtime.stream_to_follower import StreamsToFollowers
+from millpond_broker.runtime.stream_to_follower import Pace, StreamsToFollowers
 from millpond_broker.runtime.stream_to_leader import StreamToLeader
 from millpond_broker.runtime.syncer import Syncer
 from millpond_broker.storage.directory import DataDirectory, partition_of
@@ -64,6 +64,8 @@ class PartitionsOptions:
     broker_id: int
     incarnation: bytes
     limits: AdmissionLimits
+    catch_up_bytes_per_second: int = 64 << 20
+    """Pushed to replicas that are not in sync, all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Partitions:
         self._streams = streams
         self._work = LogWork(files, directory, disk, self.syncer, self._worked)
         self._requests = Requests(metadata, self._me)
-        self._followers = StreamsToFollowers(self._held_at)
+        self._followers = StreamsToFollowers(self._held_at, Pace(options.catch_up_bytes_per_second, clock))
         self._held: dict[Key, Partition] = {}
         self._image: MetadataImage = EMPTY
         # One for each broker that was ever followed.

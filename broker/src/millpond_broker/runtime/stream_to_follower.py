@@ -16,9 +16,11 @@ from millpond.wire.errors import MillpondError
 from millpond_broker.core.credit import Credit
 from millpond_broker.core.in_sync import Member
 from millpond_broker.core.replication import OutOfRange, Serving, UnknownLeaderEpoch
+from millpond_broker.core.throttle import Throttle
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.partition import Key, Partition
 from millpond_broker.runtime.peers import PeerStream, StreamClosed
+from millpond_broker.runtime.ports import Clock
 from millpond_broker.runtime.replication_messages import Acknowledged, Answered, Hello, Pushed, Stated, Taken
 
 _log: Final = logging.getLogger(__name__)
@@ -38,11 +40,32 @@ class Session(NamedTuple):
     number: int
 
 
+class Pace:
+    """How fast replicas that are not in sync get what they lack, all together: whoever is in sync and the
+    producers come first.
+    """
+
+    def __init__(self, bytes_per_second: int, clock: Clock) -> None:
+        self._throttle = Throttle(bytes_per_second)
+        self._clock = clock
+
+    def wait_seconds(self) -> float:
+        """For how long nothing is to be pushed to them."""
+        return self._throttle.wait_ms(self._clock.monotonic() * 1000) / 1000
+
+    def took(self, size_bytes: int) -> None:
+        """So much was pushed."""
+        self._throttle.took(size_bytes, self._clock.monotonic() * 1000)
+
+
 class StreamToFollower:
     """One stream. `run` is its task."""
 
-    def __init__(self, stream: PeerStream, hello: Hello, find: Callable[[Key], Partition | None]) -> None:
+    def __init__(
+        self, stream: PeerStream, hello: Hello, find: Callable[[Key], Partition | None], pace: Pace
+    ) -> None:
         self.hello: Final = hello
+        self._pace = pace
         self._member = Member(hello.broker_id, hello.broker_epoch)
         self._stream = stream
         self._find = find
@@ -51,6 +74,9 @@ class StreamToFollower:
         self._credit: Credit[Key] = Credit(WINDOW_BYTES, LANE_BYTES_MAX)
         # Those that said so since the last look, each once.
         self._due: dict[Key, None] = {}
+        # Those that catch up, and wait for the rate at which that may be; and the timer that ends it.
+        self._paced: dict[Key, None] = {}
+        self._unpacing: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
 
     def close(self) -> None:
@@ -76,6 +102,8 @@ class StreamToFollower:
                 except StreamClosed:
                     pushing.cancel()
         finally:
+            if self._unpacing is not None:
+                self._unpacing.cancel()
             sessions, self._sessions = self._sessions, {}
             for key, session in sessions.items():
                 if (partition := self._find(key)) is not None:
@@ -126,6 +154,8 @@ class StreamToFollower:
             self._wake.clear()
             self._take_due()
             while (turn := self._credit.take()) is not None:
+                if self._is_paced(turn.key):
+                    continue
                 if self._push(turn.key, min(turn.bytes_max, PUSH_BYTES_MAX)):
                     await asyncio.sleep(0)  # the loop has other work, too
                     self._take_due()
@@ -136,6 +166,26 @@ class StreamToFollower:
         for key in due:
             if not self._push(key, 0):
                 self._credit.ready(key)
+
+    def _is_paced(self, key: Key) -> bool:
+        """Whether a partition that catches up has to wait; its turn comes again."""
+        partition = self._find(key)
+        if partition is None or partition.is_in_sync(self._member.broker_id):
+            return False
+        wait_seconds = self._pace.wait_seconds()
+        if not wait_seconds:
+            return False
+        self._paced[key] = None
+        if self._unpacing is None:
+            self._unpacing = asyncio.get_running_loop().call_later(wait_seconds, self._unpace)
+        return True
+
+    def _unpace(self) -> None:
+        self._unpacing = None
+        paced, self._paced = self._paced, {}
+        for key in paced:
+            self._credit.ready(key)
+        self._wake.set()
 
     def _push(self, key: Key, bytes_max: int) -> bool:
         """One turn of a partition, which has as many bytes, or none; whether anything was pushed."""
@@ -156,6 +206,8 @@ class StreamToFollower:
         push, data = due
         self._stream.send(Pushed(*key, push, data))
         self._credit.pushed(key, len(data))
+        if data and not partition.is_in_sync(self._member.broker_id):
+            self._pace.took(len(data))
         self._credit.ready(key)  # until there is nothing left for it
         return True
 
@@ -163,8 +215,9 @@ class StreamToFollower:
 class StreamsToFollowers:
     """All of them, by follower."""
 
-    def __init__(self, find: Callable[[Key], Partition | None]) -> None:
+    def __init__(self, find: Callable[[Key], Partition | None], pace: Pace) -> None:
         self._find = find
+        self._pace = pace
         # One for each other broker.
         self._current: dict[int, StreamToFollower] = {}
 
@@ -182,7 +235,7 @@ class StreamsToFollowers:
             if _rank(current.hello) >= _rank(first):
                 return  # late: a newer one has overtaken it (rule 37)
             current.close()
-        served = self._current[first.broker_id] = StreamToFollower(stream, first, self._find)
+        served = self._current[first.broker_id] = StreamToFollower(stream, first, self._find, self._pace)
         event(_log, logging.INFO, "follower_came", follower=first.broker_id, number=first.number)
         try:
             await served.run(rest)
