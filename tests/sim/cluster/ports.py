@@ -133,3 +133,6 @@ class SimClock:
 
     def monotonic(self) -> float:
         return self._loop.time() * self.rate
+
+    def boottime(self) -> float:
+        return self.monotonic()

@@ -199,7 +199,9 @@ _HEARD_BACK: Final = {number: heard for heard, number in HEARD.items()}
 def _to_beaten(m: pb.ControlBeaten) -> Beaten:
     if m.heard not in _HEARD_BACK:
         raise LinkRefused(Reason.MALFORMED, f"an answer {m.heard} to a heartbeat")
-    return Beaten(_HEARD_BACK[m.heard], m.controller_epoch, m.version, _leader(m))
+    return Beaten(
+        _HEARD_BACK[m.heard], m.controller_epoch, m.version, _leader(m), m.everywhere, differs=m.differs
+    )
 
 
 ROWS: Final[dict[type, Row]] = {
@@ -217,6 +219,8 @@ ROWS: Final[dict[type, Row]] = {
             controller_epoch=m.controller_epoch,
             version=m.version,
             leader=m.leader,
+            everywhere=m.everywhere,
+            differs=m.differs,
         ),
         _to_beaten,
     ),

@@ -160,7 +160,7 @@ class Broker:
         log = await self._open_metadata(directory, incarnation)
         group_commit = GroupCommit(self._files, directory.path)
         try:
-            metadata = Metadata(log)
+            metadata = Metadata(log, self.options.broker_id, incarnation, self._peers)
             controller = Controller(metadata, self.options.broker_id, self._clock)
             partitions = self._make_partitions(directory, group_commit, metadata, incarnation)
             feed = Feed(metadata.image)

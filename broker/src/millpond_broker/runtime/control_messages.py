@@ -44,6 +44,10 @@ class Beaten:
     controller_epoch: int
     version: int
     leader: int | None
+    everywhere: int = 0
+    """Metadata up to that version have all others that are alive: who stops waits for it (rule 12)."""
+    differs: bool = False
+    """The controller has another image of the version that was told: one of the two went wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,25 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
 
+_COUNTS_SUSPEND: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's; elsewhere the clock that only goes forward has to do."""
+
 
 class Clock(Protocol):
-    """Two clocks: one that people read, one that only goes forward."""
+    """Three clocks: one that people read, one that only goes forward, one that does so in a suspend too."""
 
     def now_ms(self) -> int:
         """Milliseconds since 1970, UTC."""
 
     def monotonic(self) -> float:
         """Seconds from anywhere."""
+
+    def boottime(self) -> float:
+        """Likewise; what the machine slept counts (rule 39)."""
 
 
 class SystemClock:
@@ -29,6 +35,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.perf_counter()
+
+    def boottime(self) -> float:
+        return time.clock_gettime(_COUNTS_SUSPEND)
 
 
 class Blocking(Protocol):

@@ -147,16 +147,20 @@ class ControlBeat(_message.Message):
     def __init__(self, broker_id: _Optional[int] = ..., broker_epoch: _Optional[int] = ..., applied_index: _Optional[int] = ..., feature_level: _Optional[int] = ..., loop_lag_ms: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ControlBeaten(_message.Message):
-    __slots__ = ("heard", "controller_epoch", "version", "leader")
+    __slots__ = ("heard", "controller_epoch", "version", "leader", "everywhere", "differs")
     HEARD_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
+    EVERYWHERE_FIELD_NUMBER: _ClassVar[int]
+    DIFFERS_FIELD_NUMBER: _ClassVar[int]
     heard: ControlHeard
     controller_epoch: int
     version: int
     leader: int
-    def __init__(self, heard: _Optional[_Union[ControlHeard, str]] = ..., controller_epoch: _Optional[int] = ..., version: _Optional[int] = ..., leader: _Optional[int] = ...) -> None: ...
+    everywhere: int
+    differs: bool
+    def __init__(self, heard: _Optional[_Union[ControlHeard, str]] = ..., controller_epoch: _Optional[int] = ..., version: _Optional[int] = ..., leader: _Optional[int] = ..., everywhere: _Optional[int] = ..., differs: bool = ...) -> None: ...
 
 class ControlWho(_message.Message):
     __slots__ = ()
