@@ -204,6 +204,36 @@ def test_epochs_of_a_push_that_was_not_written_are_not_believed_later(files: Sim
         assert log.last_epoch == 2
 
 
+def test_an_entry_for_nothing_goes_also_where_its_epoch_came_after_all(files: SimFiles) -> None:
+    """Rule 1: the new leader's log has that epoch, but begins it elsewhere."""
+    with opened(files) as log:
+        fill(log, 3, epoch=1)
+        sync(log)
+        files.capacity_bytes = sum(files.list(DIRECTORY).values()) + 3000
+        data = placed(batch(b"x" * 3000), 3, epoch=4) + placed(batch(b"x" * 3000), 4, epoch=5)
+        with pytest.raises(StorageFull):
+            log.append_replica(parse_push(data))
+        files.capacity_bytes = None
+        assert log.epochs.entries() == [(1, 0), (4, 3), (5, 4)]
+        log.append_replica(parse_push(placed(batch(b"y"), 3, epoch=5)))
+        assert log.epochs.entries() == [(1, 0), (5, 3)]
+
+
+def test_an_emptied_log_may_go_on_in_an_older_epoch_than_it_began_in(files: SimFiles) -> None:
+    """Rule 14: an unclean election lost what was trimmed here, too."""
+    with opened(files) as log:
+        fill(log, 6, epoch=5)
+        sync(log)
+        log.trim(4)
+        log.truncate(4)
+        log.append_replica(parse_push(placed(batch(b"y"), 4, epoch=2) + placed(batch(b"y"), 5, epoch=7)))
+        assert log.epochs.entries() == [(2, 4), (7, 5)]
+        sync(log)
+    files.crash()
+    with opened(files) as log:
+        assert log.epochs.entries() == [(2, 4), (7, 5)]
+
+
 @pytest.mark.parametrize("room", [0, 100, 700, 1500])
 def test_a_full_disk_takes_all_of_a_push_or_none(files: SimFiles, room: int) -> None:
     """Rule 40: and none of it comes back after a crash."""
