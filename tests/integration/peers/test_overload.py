@@ -83,9 +83,8 @@ def test_a_message_without_end_breaks_the_link_when_it_is_too_large(voter: MakeV
         raw.handshake(2)
         part = bytes(FRAME_PAYLOAD_BYTES_MAX)
         for _ in range(MESSAGE_BYTES_MAX // FRAME_PAYLOAD_BYTES_MAX + 1):
-            pieces = pb.PeerPieces()
-            raw.cutter._add(pieces, part, 0)
-            raw.send(pb.PeerFrame(pieces=pieces))
+            raw.cutter._add(part, 0)
+            raw.send(next(raw.cutter._rest()))
         assert raw.ended()[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert two.told.messages == {}
 

@@ -144,10 +144,9 @@ async def test_a_stream_that_goes_wrong_after_its_proof_is_ended_and_nothing_aft
                 raw.send(frame)
                 parcels(raw, (sound[0], b"of no use"))
             case "flags":
-                pieces = pb.PeerPieces()
                 raw.send(frame)
-                raw.cutter._add(pieces, b"x", LAST | BODY | 4)
-                raw.send(pb.PeerFrame(pieces=pieces))
+                raw.cutter._add(b"x", LAST | BODY | 4)
+                raw.send(next(raw.cutter._rest()))
             case "mirrored":
                 # What a broker has sent itself is sound in the other direction only.
                 far.send(answer(1))

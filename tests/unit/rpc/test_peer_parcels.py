@@ -165,6 +165,25 @@ def test_frames_of_parcels_keep_their_bounds_at_every_size(sizes: list[tuple[int
     assert joined(frames) == parcels
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, STREAM_PAYLOAD_BYTES_MAX])
+def test_a_frame_is_what_protobuf_would_have_made(size: int) -> None:
+    """It is joined by hand: nothing that an encoder would write otherwise may be in it."""
+    cutter = Cutter(KEY, STREAM_PAYLOAD_BYTES_MAX)
+    for _ in range(200):
+        list(cutter.cut([b""]))
+    (frame,) = cutter.cut([bytes(size)])
+    parsed = parse_frame(frame)
+    (piece,) = parsed.pieces.pieces
+    wanted = pb.PeerPiece(
+        sequence=200, flags=LAST, payload=bytes(size), mac=piece_mac(KEY, 200, LAST, bytes(size))
+    )
+    assert piece == wanted
+    whole = parsed.ByteSize()
+    parsed.DiscardUnknownFields()
+    assert parsed.ByteSize() == whole
+    assert whole <= len(frame) <= whole + 2, "but for a length of an empty payload"
+
+
 def test_a_push_of_a_mebibyte_travels_whole_whatever_is_before_it() -> None:
     """Each cut of its bytes would copy them, at both ends."""
     small, large = (b"m" * 60, b"b" * 70_000), (b"m" * 60, b"b" * FRAME_PAYLOAD_BYTES_MAX)

@@ -38,6 +38,12 @@ BODY: Final = 2
 _ONE_SHOT_BYTES_MAX: Final = 2047
 """Up to here a MAC is made in one call. For more, hashlib lets other threads run, and nothing is copied."""
 
+_WIRE_BYTES: Final = 2
+"""Protobuf's wire type of messages and bytes: a tag, a length, and that many bytes."""
+_PIECES_TAG: Final = bytes([pb.PeerFrame.PIECES_FIELD_NUMBER << 3 | _WIRE_BYTES])
+_PIECE_TAG: Final = bytes([pb.PeerPieces.PIECES_FIELD_NUMBER << 3 | _WIRE_BYTES])
+_PAYLOAD_TAG: Final = bytes([pb.PeerPiece.PAYLOAD_FIELD_NUMBER << 3 | _WIRE_BYTES])
+
 Parcel = tuple[bytes, bytes]
 """A message, and the bytes that belong to it; a message that has some is never empty."""
 
@@ -58,7 +64,10 @@ class Cutter:
         self._payload_bytes_max = payload_bytes_max
         """Of a frame."""
         self._sequence = 0
-        self._frame = pb.PeerFrame()
+        # The frame that has been begun: what its bytes are joined of, but for its tag and length.
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self._pieces = 0
         self._room = payload_bytes_max
         """For payload, in that frame."""
 
@@ -84,25 +93,35 @@ class Cutter:
     def _cut(self, data: bytes, flags: int, last: int) -> Iterator[bytes]:
         start = 0
         while True:
-            if not self._room or len(self._frame.pieces.pieces) == FRAME_PIECES_MAX:
+            if not self._room or self._pieces == FRAME_PIECES_MAX:
                 yield from self._rest()
             end = min(start + self._room, len(data))
-            self._add(self._frame.pieces, data[start:end], flags | last if end == len(data) else flags)
-            self._room -= end - start
+            self._add(data[start:end], flags | last if end == len(data) else flags)
             start = end
             if end == len(data):
                 return
 
     def _rest(self) -> Iterator[bytes]:
         """The frame that has been begun, if one has."""
-        frame = self._frame
-        if frame.pieces.pieces:
-            self._frame, self._room = pb.PeerFrame(), self._payload_bytes_max
-            yield frame.SerializeToString()
+        if self._pieces:
+            frame = b"".join((_PIECES_TAG, _varint(self._bytes), *self._parts))
+            self._parts, self._bytes, self._pieces = [], 0, 0
+            self._room = self._payload_bytes_max
+            yield frame
 
-    def _add(self, pieces: pb.PeerPieces, payload: bytes, flags: int) -> None:
+    def _add(self, payload: bytes, flags: int) -> None:
+        """As protobuf would encode it, whose own encoder copies a payload three or four times (1 MiB: 2.7 ms)
+        where this copies it once.
+        """
         mac = _mac(self._key, self._sequence, flags, payload)
-        pieces.pieces.add(sequence=self._sequence, flags=flags, payload=payload, mac=mac)
+        fields = pb.PeerPiece(sequence=self._sequence, flags=flags, mac=mac).SerializeToString()
+        before = _PAYLOAD_TAG + _varint(len(payload))
+        size = len(fields) + len(before) + len(payload)
+        head = b"".join((_PIECE_TAG, _varint(size), fields, before))
+        self._parts += (head, payload)
+        self._bytes += len(head) + len(payload)
+        self._pieces += 1
+        self._room -= len(payload)
         self._sequence += 1
 
 
@@ -173,3 +192,13 @@ def _mac(key: bytes, sequence: int, flags: int, payload: bytes) -> bytes:
     whole = hmac.new(key, head, "sha256")
     whole.update(payload)
     return whole.digest()[:PIECE_MAC_BYTES]
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf writes numbers: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
