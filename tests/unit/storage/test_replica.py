@@ -31,6 +31,7 @@ from tests.unit.storage.builders import (
     placed,
     segment_path,
     sync,
+    tiny,
     value,
 )
 from tests.unit.storage.tap import TapFiles
@@ -399,3 +400,39 @@ def test_the_last_epoch_is_the_last_batchs_and_not_the_caches(files: SimFiles) -
                 assert after.last_epoch == epoch
         log.truncate(0)
         assert log.last_epoch is None
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_follower_cuts_inside_a_batch_that_its_log_start_divides(files: SimFiles, closes: bool) -> None:
+    """Rules 4, 7 and 41: nothing that may be read is left of it, and no epoch is stated of what is gone."""
+    log = open_log(files)
+    log.append([batch(b"a", b"b", b"c", b"d")], EPOCH)
+    sync(log)
+    log.trim(2)
+    assert log.truncate(3) == 2
+    assert log.position() == Position(2, 2, 2, None)
+    if closes:
+        log.close(1)
+    files.crash()
+    with opened(files) as log:
+        assert log.position() == Position(2, 2, 2, None)
+        log.append_replica(parse_push(placed(batch(b"e"), 2)))
+        assert [record.value for record in contents(log)] == [b"e"]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_log_that_was_trimmed_whole_states_the_same_epoch_after_a_restart(
+    files: SimFiles, closes: bool
+) -> None:
+    """Rule 4: None where no batch is left on disk; its batches were committed, every one."""
+    log = open_log(files, tiny(segment_bytes=3 * (STORED_BYTES + VALUE_BYTES), retention_ms=1))
+    fill(log, 5)
+    sync(log)
+    log.retain(10**9, 5)
+    before = log.position()
+    assert before == Position(5, 5, 5, None)
+    if closes:
+        log.close(1)
+    files.crash()
+    with opened(files) as log:
+        assert log.position() == before
