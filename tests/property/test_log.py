@@ -185,6 +185,9 @@ class LogMachine(RuleBasedStateMachine):
         for result in self.group.sync([pending]):
             result.settle()
         self.confirmed = self.log.durable_end
+        assert self.log.high_watermark <= max(self.log.log_start, self.marks[1]), (
+            "growth alone commits nothing"
+        )
 
     batches: st.SearchStrategy[Sizes] = st.lists(
         st.lists(st.tuples(st.sampled_from([0, 20, 600]), st.integers(0, 20)), min_size=1, max_size=6),
