@@ -23,7 +23,14 @@ from millpond_broker.rpc.peer_dialing import Dial, peer_of
 from millpond_broker.rpc.peer_handshake import NONCE_BYTES, LinkRefused, Proven, Reason, Server
 from millpond_broker.rpc.peer_server import SERVED_STREAMS_MAX, PeerServer, abort, serve_handshake
 from millpond_broker.rpc.peer_stream import LINES, GrpcPeerStream, Keys
-from millpond_broker.runtime.peers import Peer, PeerStream, PeerUnreachable, Purpose, StreamClosed
+from millpond_broker.runtime.peers import (
+    Peer,
+    PeerRefused,
+    PeerStream,
+    PeerUnreachable,
+    Purpose,
+    StreamClosed,
+)
 
 _log: Final = logging.getLogger(__name__)
 
@@ -130,6 +137,8 @@ class GrpcPeerStreams:
             if result is None:
                 dial.give_up(LinkRefused(Reason.CLOSED, "nobody waits for it any more"))
         if isinstance(result, LinkRefused):
+            if result.reason is Reason.NOT_ADMITTED:
+                raise PeerRefused(result.detail)
             raise PeerUnreachable(f"{result.reason}: {result.detail}")
         return result
 

@@ -43,6 +43,10 @@ class PeerUnreachable(Exception):
     """No stream to that broker: nobody there, nobody in time, somebody else, or not let in."""
 
 
+class PeerRefused(PeerUnreachable):
+    """That broker is there, and one of the two does not admit the other: why. Asking again is in vain."""
+
+
 class PeerStream(Protocol):
     """One end of a stream. All methods are for the event loop's thread."""
 
@@ -80,7 +84,7 @@ class PeerStreams(Protocol):
 
     async def open(self, broker_id: int, address: str, purpose: Purpose, seconds: float) -> PeerStream:
         """A new stream to that broker at host:port, on a connection of its own. Raises PeerUnreachable,
-        within `seconds`.
+        within `seconds`; PeerRefused where `admit` refused, here or there.
         """
 
     async def close(self) -> None:
