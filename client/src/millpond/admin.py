@@ -38,6 +38,10 @@ class PartitionDescription:
     log_start: int | None = None
     high_watermark: int | None = None
     log_end: int | None = None
+    adding: tuple[int, ...] = ()
+    """Of the replicas, those that a reassignment adds."""
+    removing: tuple[int, ...] = ()
+    """Those that it drops once these are in sync."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -209,6 +213,62 @@ class Admin:
             offsets = {key.partition: offset for key, offset in found.items()}
         return await calls.trim_topic(self._connection, topic, offsets, deadline)
 
+    async def reassign(
+        self,
+        name: str,
+        replicas: Mapping[int, Sequence[int]],
+        *,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> TopicDescription:
+        """Move partitions to other brokers: replicas by partition, the first preferred as leader.
+
+        Those that are new are added, and once they are in sync the others are dropped; writing and reading
+        go on. Returns when that has begun, or with `wait` when it is done. Asking for the replicas that
+        there are cancels what is under way. Raises UnknownTopic, UnknownPartition, InvalidRequest,
+        NotEnoughBrokers, and with `wait` OperationTimeout (it goes on then).
+        """
+        deadline = self._connection.deadline(timeout)
+        topic = await calls.reassign(self._connection, name, replicas, deadline)
+        if wait:
+            topic = await calls.moved(self._connection, topic, replicas, deadline)
+        return _description(topic)
+
+    async def elect_leaders(
+        self,
+        topic: str | None = None,
+        *,
+        partitions: Sequence[int] | None = None,
+        unclean: bool = False,
+        timeout: float | None = None,
+    ) -> dict[TopicPartition, int]:
+        """Give partitions back to their preferred leaders, of one topic or of all; who leads those that have
+        another leader now. The cluster does so by itself a while after a broker came back.
+
+        With `unclean`, elect leaders for partitions that have none instead, also where whoever is there may
+        lack acknowledged records: those are lost then. Raises UnknownTopic, UnknownPartition.
+        """
+        if topic is None and (partitions is not None or unclean):
+            raise TypeError("partitions= and unclean= are for one topic: name it")
+        return await calls.elect_leaders(
+            self._connection,
+            topic or "",
+            partitions or (),
+            self._connection.deadline(timeout),
+            unclean=unclean,
+        )
+
+    async def drain(
+        self, broker: int, *, timeout: float | None = None
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Move leaderships away from a broker, before maintenance; it goes on as a follower.
+
+        Who leads what was moved; and what it still leads, since no other replica is in sync. Others are
+        preferred as leaders of its partitions from then on; `reassign` changes that. Raises InvalidRequest
+        for a broker that is not a member.
+        """
+        return await calls.drain(self._connection, broker, self._connection.deadline(timeout))
+
     async def brokers(self, *, timeout: float | None = None) -> list[BrokerDescription]:
         """Every broker of the cluster, by id."""
         # No topic has an empty name, and no name at all would ask for every topic.
@@ -325,6 +385,8 @@ def _partition(partition: PartitionView, ends: OffsetAnswer | None) -> Partition
         log_start=None if ends is None else ends.log_start,
         high_watermark=None if ends is None else ends.high_watermark,
         log_end=None if ends is None else ends.log_end,
+        adding=partition.adding,
+        removing=partition.removing,
     )
 
 

@@ -155,6 +155,32 @@ def unclean_elections(image: MetadataImage, wanted: Iterable[tuple[bytes, int]])
     return list(_commands(elections))
 
 
+def without_preference(image: MetadataImage, broker_id: int) -> list[ReassignPartitions]:
+    """What lets others be preferred as leaders wherever this broker leads, or is preferred, and another one
+    that runs is in sync: the same replicas with this one last, and first the one that is preferred least.
+
+    The preference moves, and not only the leadership, which a controller would give back.
+    """
+    alive = running(image) - {broker_id}
+    load, items = _load(image), []
+    for topic_id, topic in image.topics.items():
+        for number, old in enumerate(topic.partitions):
+            target = old.target
+            if broker_id not in (old.leader, target[0]):
+                continue
+            heirs = [member for member in target if member in alive and member in old.isr]
+            if not heirs or target[0] in heirs:
+                continue
+            heir = min(heirs, key=lambda member: (load[member], member))
+            load[heir] += 1
+            others = [member for member in target if member not in (heir, broker_id)]
+            replicas = (heir, *others, *(member for member in target if member == broker_id))
+            items.append(Reassignment(topic_id, number, replicas, old.partition_epoch))
+    return [
+        ReassignPartitions(tuple(items[at : at + CHANGES_MAX])) for at in range(0, len(items), CHANGES_MAX)
+    ]
+
+
 def _commands(elections: list[Election]) -> Iterator[ElectLeaders]:
     return (
         ElectLeaders(tuple(elections[at : at + CHANGES_MAX])) for at in range(0, len(elections), CHANGES_MAX)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
 
 from millpond.v1 import admin_pb2
+from millpond.wire.errors import InvalidRequest
 from millpond_broker.core.image import TopicImage
 from millpond_broker.rpc.calls import unary
 from millpond_broker.rpc.translate import topic_message
 from millpond_broker.runtime.broker import Broker
+from millpond_broker.runtime.replicas import LedPartition
 
 CHANGE_BYTES_MAX: Final = 512 << 10
 """What is asked for becomes one entry of the metadata log, which holds twice that."""
@@ -29,6 +32,11 @@ class AdminService:
             "DeleteTopic": unary(admin_pb2.DeleteTopicRequest, self._delete, CHANGE_BYTES_MAX),
             "AlterTopic": unary(admin_pb2.AlterTopicRequest, self._alter, CHANGE_BYTES_MAX),
             "TrimTopic": unary(admin_pb2.TrimTopicRequest, self._trim, CHANGE_BYTES_MAX),
+            "ReassignPartitions": unary(
+                admin_pb2.ReassignPartitionsRequest, self._reassign, CHANGE_BYTES_MAX
+            ),
+            "ElectLeaders": unary(admin_pb2.ElectLeadersRequest, self._elect, CHANGE_BYTES_MAX),
+            "DrainBroker": unary(admin_pb2.DrainBrokerRequest, self._drain, CHANGE_BYTES_MAX),
         }
 
     async def _create(self, request: admin_pb2.CreateTopicRequest) -> admin_pb2.TopicResponse:
@@ -57,6 +65,30 @@ class AdminService:
         before = {item.partition: item.before_offset for item in request.partitions}
         log_starts = await self._broker.topics().trim(request.topic_id, before)
         return admin_pb2.TrimTopicResponse(log_starts=log_starts)
+
+    async def _reassign(self, request: admin_pb2.ReassignPartitionsRequest) -> admin_pb2.TopicResponse:
+        replicas = {item.partition: tuple(item.replicas) for item in request.partitions}
+        if len(replicas) != len(request.partitions):
+            raise InvalidRequest(reason="a partition is named twice")
+        topic, version = await self._broker.topics().replicas.reassign(request.name, replicas)
+        return _topic_response(topic, version)
+
+    async def _elect(self, request: admin_pb2.ElectLeadersRequest) -> admin_pb2.ElectLeadersResponse:
+        elected, version = await self._broker.topics().replicas.elect(
+            request.name, tuple(request.partitions), unclean=request.unclean
+        )
+        return admin_pb2.ElectLeadersResponse(elected=_led(elected), version=version)
+
+    async def _drain(self, request: admin_pb2.DrainBrokerRequest) -> admin_pb2.DrainBrokerResponse:
+        moved, remaining, version = await self._broker.topics().replicas.drain(request.broker_id)
+        return admin_pb2.DrainBrokerResponse(moved=_led(moved), remaining=_led(remaining), version=version)
+
+
+def _led(partitions: Sequence[LedPartition]) -> list[admin_pb2.LedPartition]:
+    return [
+        admin_pb2.LedPartition(topic=item.topic, partition=item.partition, leader=item.leader or 0)
+        for item in partitions
+    ]
 
 
 def _topic_response(topic: TopicImage, version: int) -> admin_pb2.TopicResponse:

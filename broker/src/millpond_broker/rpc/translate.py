@@ -88,6 +88,8 @@ def _partition(number: int, state: PartitionImage) -> metadata_pb2.Partition:
         replicas=state.replicas,
         isr=state.isr,
         elr=state.elr,
+        adding=state.adding,
+        removing=state.removing,
     )
 
 

@@ -14,6 +14,7 @@ from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.runtime.feed import Feed
 from millpond_broker.runtime.metadata import Proposing
 from millpond_broker.runtime.partitions import Partitions
+from millpond_broker.runtime.replicas import Replicas
 
 
 class Topics:
@@ -29,6 +30,8 @@ class Topics:
         record_bytes_max: int,
         partitions_max: int,
     ) -> None:
+        self.replicas = Replicas(metadata)
+        """Who holds and leads their partitions."""
         self._metadata = metadata
         self._local = local
         self._feed = feed

@@ -39,6 +39,20 @@ class PartitionView(NamedTuple):
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
     elr: tuple[int, ...]
+    adding: tuple[int, ...] = ()
+    """Replicas that a reassignment adds."""
+    removing: tuple[int, ...] = ()
+    """Those that it drops once these are in sync."""
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        """The replicas that it has, or is to have."""
+        return tuple(member for member in self.replicas if member not in self.removing)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a reassignment is under way."""
+        return bool(self.adding or self.removing)
 
 
 class TopicView(NamedTuple):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from millpond._core.cluster import BrokerView, TopicView
+from millpond._core.cluster import BrokerView, ClusterView, TopicView
 from millpond._core.retry import Deadline
 from millpond._transport.connection import DESCRIBE_S, METADATA, Connection
 from millpond._transport.offsets import by_leader, pause_or_raise
@@ -93,6 +93,64 @@ async def describe(
         sorted(broker_of(broker) for broker in answer.brokers),
         answer.controller_id or None,
     )
+
+
+async def reassign(
+    connection: Connection, name: str, replicas: Mapping[int, Iterable[int]], deadline: Deadline
+) -> TopicView:
+    """Begin to move partitions; the connection's view has that then."""
+    request = admin_pb2.ReassignPartitionsRequest(
+        name=name,
+        partitions=[
+            admin_pb2.PartitionReplicas(partition=number, replicas=members)
+            for number, members in sorted(replicas.items())
+        ],
+    )
+    response = await connection.call_any(ADMIN, "ReassignPartitions", request, deadline)
+    return await _settled(connection, response, deadline)
+
+
+async def moved(
+    connection: Connection, topic: TopicView, partitions: Iterable[int], deadline: Deadline
+) -> TopicView:
+    """The topic once none of these partitions is on its way. Raises UnknownTopic if it is deleted."""
+    numbers = tuple(partitions)
+
+    def is_done(view: ClusterView) -> bool:
+        now = view.topics.get(topic.name)
+        if now is None or now.topic_id != topic.topic_id:
+            return True
+        return not any(now.partitions[number].is_moving for number in numbers)
+
+    view = await connection.until(is_done, deadline, f"moving replicas of topic {topic.name!r}")
+    now = view.topics.get(topic.name)
+    if now is None or now.topic_id != topic.topic_id:
+        raise UnknownTopic(topic=topic.name)
+    return now
+
+
+async def elect_leaders(
+    connection: Connection, name: str, partitions: Iterable[int], deadline: Deadline, *, unclean: bool
+) -> dict[TopicPartition, int]:
+    """Elect; those whose leader has changed, in the connection's view, too."""
+    request = admin_pb2.ElectLeadersRequest(name=name, partitions=partitions, unclean=unclean)
+    response = await connection.call_any(ADMIN, "ElectLeaders", request, deadline)
+    await connection.newer_than(response.version - 1, deadline)
+    return _led(response.elected)
+
+
+async def drain(
+    connection: Connection, broker: int, deadline: Deadline
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """What others lead now, and what the broker still leads."""
+    request = admin_pb2.DrainBrokerRequest(broker_id=broker)
+    response = await connection.call_any(ADMIN, "DrainBroker", request, deadline)
+    await connection.newer_than(response.version - 1, deadline)
+    return _led(response.moved), _led(response.remaining)
+
+
+def _led(partitions: Iterable[admin_pb2.LedPartition]) -> dict[TopicPartition, int]:
+    return {TopicPartition(led.topic, led.partition): led.leader for led in partitions}
 
 
 async def trim_topic(

@@ -124,6 +124,8 @@ def _partition_of(partition: metadata_pb2.Partition) -> PartitionView:
         tuple(partition.replicas),
         tuple(partition.isr),
         tuple(partition.elr),
+        tuple(partition.adding),
+        tuple(partition.removing),
     )
 
 

@@ -44,11 +44,10 @@ class Command(click.Command):
 
 
 class CommandGroup(click.Group):
-    """A group of commands. `aliases` are other names; `not_yet` says which feature a command waits for."""
+    """A group of commands. `aliases` are other names."""
 
     command_class = Command
     aliases: Mapping[str, str] = {}
-    not_yet: Mapping[str, str] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("no_args_is_help", False)  # an error says what is missing, in one line
@@ -57,14 +56,6 @@ class CommandGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] in self.not_yet:
-            feature = self.not_yet[args[0]]
-            ctx.fail(f"{args[0]!r} belongs to {feature}, which this version does not have")
-        return super().resolve_command(ctx, args)
 
 
 def _blocks_kept(text: str | None) -> str | None:

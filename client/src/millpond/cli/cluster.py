@@ -1,4 +1,4 @@
-"""`millpond cluster`: who is there, and how they are."""
+"""`millpond cluster`: who is there, how they are, and who leads."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millpond.cli.app import CommandGroup
-from millpond.cli.output import print_json, print_table
+from millpond.cli.output import counted, print_json, print_table
 from millpond.cli.session import Common, common, with_client
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from millpond.admin import BrokerDescription, TopicDescription
     from millpond.client import Client
+    from millpond.wire.record import TopicPartition
 
 
-class ClusterGroup(CommandGroup):
-    """What moves leaders waits for replication."""
-
-    not_yet = {"elect-leaders": "replication", "drain": "replication"}  # noqa: RUF012 - as the base class has it
-
-
-@click.group("cluster", cls=ClusterGroup)
+@click.group("cluster", cls=CommandGroup)
 def command() -> None:
-    """Show the brokers and the state of the cluster.
+    """Show the brokers and the state of the cluster, and move leaderships.
 
     Examples:
       millpond cluster status
@@ -92,3 +87,67 @@ def status_of(brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescri
         "under_replicated": sum(len(partition.isr) < len(partition.replicas) for _, partition in partitions),
         "under_min_insync": sum(len(partition.isr) < topic.min_insync for topic, partition in partitions),
     }
+
+
+@command.command("elect-leaders")
+@click.option("--topic", metavar="NAME", help="Only of this topic.  [default: all]")
+@click.option("--partition", type=click.IntRange(min=0), multiple=True, help="Only this one; repeatable.")
+@click.option(
+    "--unclean",
+    is_flag=True,
+    help="For partitions without a leader, at the price of acknowledged records that nobody there has.",
+)
+@common
+def elect_leaders(common: Common, topic: str | None, partition: tuple[int, ...], *, unclean: bool) -> None:
+    """Give partitions back to their preferred leaders, and print those that another broker leads now.
+
+    The cluster does so by itself some seconds after a broker came back. --unclean is for partitions whose
+    replicas are lost for good but for some that were not in sync: what those lack is gone.
+
+    Examples:
+      millpond cluster elect-leaders
+      millpond cluster elect-leaders --topic orders --partition 3
+      millpond cluster elect-leaders --topic orders --partition 3 --unclean
+    """
+    if topic is None and (partition or unclean):
+        raise click.UsageError("--partition and --unclean are for one topic: name it with --topic")
+
+    async def work(client: Client) -> dict[TopicPartition, int]:
+        return await client.admin.elect_leaders(topic, partitions=partition or None, unclean=unclean)
+
+    _print_led(common, with_client(common, work))
+
+
+def _print_led(common: Common, led: Mapping[TopicPartition, int]) -> None:
+    rows = [(key.topic, key.partition, leader) for key, leader in sorted(led.items())]
+    if not common.json:
+        print_table(("TOPIC", "PARTITION", "LEADER"), rows)
+        return
+    for topic, number, leader in rows:
+        print_json({"topic": topic, "partition": number, "leader": leader})
+
+
+@command.command("drain")
+@click.argument("broker", type=click.IntRange(min=1))
+@common
+def drain(common: Common, broker: int) -> None:
+    """Move leaderships away from BROKER before maintenance, and print who leads them now.
+
+    It goes on as a follower, and others are preferred as leaders of its partitions from then on. What it
+    still leads is told on stderr, and the exit status is 1: no other replica of that is in sync.
+
+    Examples:
+      millpond cluster drain 2
+    """
+
+    async def work(client: Client) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        return await client.admin.drain(broker)
+
+    moved, remaining = with_client(common, work)
+    _print_led(common, moved)
+    if remaining:
+        first = min(remaining)
+        raise click.ClickException(
+            f"broker {broker} still leads {counted(len(remaining), 'partition')}, of which no other replica"
+            f" is in sync: partition {first.partition} of {first.topic} is the first"
+        )

@@ -1,9 +1,9 @@
-"""`millpond topic`: create, list, describe, alter, trim and delete topics."""
+"""`millpond topic`: create, list, describe, alter, move, trim and delete topics."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 
 class TopicGroup(CommandGroup):
-    """`ls` is `list`; moving replicas waits for replication."""
+    """`ls` is `list`."""
 
     aliases = {"ls": "list"}  # noqa: RUF012 - as the base class declares it
-    not_yet = {"reassign": "replication"}  # noqa: RUF012 - as above
 
 
 @click.group("topic", cls=TopicGroup)
 def command() -> None:
-    """Create, list, describe, alter, trim and delete topics.
+    """Create, list, describe, alter, move, trim and delete topics.
 
     Examples:
       millpond topic create orders --partitions 6 --config retention_ms=86400000
@@ -35,6 +34,8 @@ def command() -> None:
     """
 
 
+BROKER_DIGITS_MAX: Final = 10
+"""An id has 32 bits."""
 _partitions_max = 100_000
 _NUMBER = click.IntRange(min=1, max=_partitions_max)
 
@@ -200,6 +201,43 @@ def alter(
     print(f"altered topic {_resolved(topic)}")
     for key in (*settings, *unset):
         print(f"  {key} = {topic.config.get(key)}")
+
+
+def _broker_ids(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    words = [word.strip() for word in value.split(",")]
+    if not all(word.isascii() and word.isdecimal() and len(word) < BROKER_DIGITS_MAX for word in words):
+        raise click.BadParameter(f"{value!r} is not broker ids with commas between, as 1,2,3")
+    return tuple(map(int, words))
+
+
+@command.command("reassign")
+@click.argument("name")
+@click.option("--partition", type=click.IntRange(min=0), required=True, help="The one that moves.")
+@click.option(
+    "--replicas",
+    callback=_broker_ids,
+    metavar="ID[,ID…]",
+    required=True,
+    help="Brokers that are to hold it, the first preferred as its leader.",
+)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it has moved.")
+@common
+def reassign(common: Common, name: str, *, partition: int, replicas: tuple[int, ...], wait: bool) -> None:
+    """Move a partition of the topic NAME to other brokers, while it is written and read.
+
+    New replicas are added first; once they are in sync, the others are dropped. Asking for the replicas that
+    it has cancels a move that is under way.
+
+    Examples:
+      millpond topic reassign orders --partition 0 --replicas 2,3,1
+      millpond topic reassign orders --partition 4 --replicas 1,2 --no-wait
+    """
+
+    async def work(client: Client) -> TopicDescription:
+        await client.admin.reassign(name, {partition: replicas}, wait=wait)
+        return await client.admin.describe_topic(name)
+
+    _print_topic(common, with_client(common, work))
 
 
 @command.command("trim", epilog=TIMES)

@@ -38,5 +38,8 @@ class Admin:
     list_topics = _plain(asyncio_admin.Admin.list_topics)
     alter_topic = _plain(asyncio_admin.Admin.alter_topic)
     trim_topic = _plain(asyncio_admin.Admin.trim_topic)
+    reassign = _plain(asyncio_admin.Admin.reassign)
+    elect_leaders = _plain(asyncio_admin.Admin.elect_leaders)
+    drain = _plain(asyncio_admin.Admin.drain)
     brokers = _plain(asyncio_admin.Admin.brokers)
     list_offsets = _plain(asyncio_admin.Admin.list_offsets)

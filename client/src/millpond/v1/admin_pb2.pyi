@@ -95,3 +95,63 @@ class TrimTopicResponse(_message.Message):
     LOG_STARTS_FIELD_NUMBER: _ClassVar[int]
     log_starts: _containers.ScalarMap[int, int]
     def __init__(self, log_starts: _Optional[_Mapping[int, int]] = ...) -> None: ...
+
+class ReassignPartitionsRequest(_message.Message):
+    __slots__ = ("name", "partitions")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    partitions: _containers.RepeatedCompositeFieldContainer[PartitionReplicas]
+    def __init__(self, name: _Optional[str] = ..., partitions: _Optional[_Iterable[_Union[PartitionReplicas, _Mapping]]] = ...) -> None: ...
+
+class PartitionReplicas(_message.Message):
+    __slots__ = ("partition", "replicas")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, partition: _Optional[int] = ..., replicas: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ElectLeadersRequest(_message.Message):
+    __slots__ = ("name", "partitions", "unclean")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    UNCLEAN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    unclean: bool
+    def __init__(self, name: _Optional[str] = ..., partitions: _Optional[_Iterable[int]] = ..., unclean: bool = ...) -> None: ...
+
+class ElectLeadersResponse(_message.Message):
+    __slots__ = ("elected", "version")
+    ELECTED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    elected: _containers.RepeatedCompositeFieldContainer[LedPartition]
+    version: int
+    def __init__(self, elected: _Optional[_Iterable[_Union[LedPartition, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
+
+class LedPartition(_message.Message):
+    __slots__ = ("topic", "partition", "leader")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    leader: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., leader: _Optional[int] = ...) -> None: ...
+
+class DrainBrokerRequest(_message.Message):
+    __slots__ = ("broker_id",)
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    def __init__(self, broker_id: _Optional[int] = ...) -> None: ...
+
+class DrainBrokerResponse(_message.Message):
+    __slots__ = ("moved", "remaining", "version")
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    moved: _containers.RepeatedCompositeFieldContainer[LedPartition]
+    remaining: _containers.RepeatedCompositeFieldContainer[LedPartition]
+    version: int
+    def __init__(self, moved: _Optional[_Iterable[_Union[LedPartition, _Mapping]]] = ..., remaining: _Optional[_Iterable[_Union[LedPartition, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
