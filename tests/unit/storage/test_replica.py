@@ -205,8 +205,11 @@ def test_epochs_of_a_push_that_was_not_written_are_not_believed_later(files: Sim
         assert log.last_epoch == 2
 
 
-def test_an_entry_for_nothing_goes_also_where_its_epoch_came_after_all(files: SimFiles) -> None:
-    """Rule 1: the new leader's log has that epoch, but begins it elsewhere."""
+@pytest.mark.parametrize(("epoch", "entries"), [(1, [(1, 0)]), (4, [(1, 0), (4, 3)]), (5, [(1, 0), (5, 3)])])
+def test_an_entry_for_nothing_goes_with_the_next_batch(
+    files: SimFiles, epoch: int, entries: list[tuple[int, int]]
+) -> None:
+    """Rule 1: the new leader's log goes on in the epoch before, or begins that one elsewhere."""
     with opened(files) as log:
         fill(log, 3, epoch=1)
         sync(log)
@@ -216,8 +219,8 @@ def test_an_entry_for_nothing_goes_also_where_its_epoch_came_after_all(files: Si
             log.append_replica(parse_push(data))
         files.capacity_bytes = None
         assert log.epochs.entries() == [(1, 0), (4, 3), (5, 4)]
-        log.append_replica(parse_push(placed(batch(b"y"), 3, epoch=5)))
-        assert log.epochs.entries() == [(1, 0), (5, 3)]
+        log.append_replica(parse_push(placed(batch(b"y"), 3, epoch=epoch)))
+        assert log.epochs.entries() == entries
 
 
 def test_an_emptied_log_may_go_on_in_an_older_epoch_than_it_began_in(files: SimFiles) -> None:
