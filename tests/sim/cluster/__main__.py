@@ -37,6 +37,9 @@ def main() -> int:
     if options.replay is not None:
         reports: Sequence[Report] = [run_seed(options.replay, options.replicas)]
         print("\n".join(reports[0].trace))
+        if options.fingerprint:
+            print(f"fingerprint {reports[0].fingerprint}, {reports[0].acknowledged}, {reports[0].counts}")
+            return 0
         if options.history is not None:
             options.history.write_text("\n".join(to_lines(reports[0].history)) + "\n")
     else:
@@ -45,7 +48,7 @@ def main() -> int:
             runner = partial(run_seed, replicas=options.replicas)
             reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
     _tell(reports, time.monotonic() - began, options)
-    if options.replay is None:
+    if options.replay is None and not options.unproven:
         _prove(reports)
     return int(any(report.anomaly for report in reports))
 
@@ -64,6 +67,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--history", type=Path, help="where to write the history of the seed that is replayed"
     )
+    parser.add_argument("--fingerprint", action="store_true", help="of the seed that is replayed")
+    parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
     parser.add_argument("--processes", type=int, help="as many as there are cores if not given")
     return parser.parse_args()
 

@@ -42,9 +42,15 @@ class Client:
 
         def begin() -> None:
             for coroutine in coroutines:
-                self.world.loop.create_task(coroutine, name=self.name)
+                self.world.loop.create_task(self._whole(coroutine), name=self.name)
 
         self.world.loop.call_soon(begin, context=self.owner.context)
+
+    async def _whole(self, coroutine: Any) -> None:
+        try:
+            await coroutine
+        except Exception as error:  # a client's own fault, or an anomaly that it found: ends the run
+            self.world.client_failed(self.owner, error)
 
     async def back_off(self) -> None:
         """Wait a little before the next attempt."""

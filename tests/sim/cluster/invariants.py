@@ -76,29 +76,35 @@ class Invariants:
 
     def look(self) -> None:
         """After a round."""
-        has_moved, ran = False, self._world.loop.ran
+        moved: dict[Key, None] = {}
+        ran = self._world.loop.ran
         for host in self._world.hosts.values():
             if host.owner not in ran or host.broker is None or host.broker._partitions is None:
                 continue
             for partition in host.broker._partitions:
-                has_moved |= self._look_at(host, partition)
+                if self._look_at(host, partition):
+                    moved[partition.key] = None
         image = self._world.voters.snapshots[self._world.voters.last_index]
-        if has_moved or image.version != self._version:
+        if image.version != self._version:
             self._version = image.version
-            self._look_at_members(image)
+            moved = {
+                (topic.topic_id, number): None
+                for topic in image.topics.values()
+                for number in range(len(topic.partitions))
+            }
+        for key in moved:
+            self._look_at_members(image, key)
 
     # --- one replica --------------------------------------------------------------------------------------
 
     def _look_at(self, host: BrokerHost, partition: Partition) -> bool:
         log, leader = partition.log, partition.leader
-        high_watermark = _high_watermark(partition)
-        moved = (
-            None if leader is None else leader.reign.leader_epoch,
-            high_watermark,
-            None if log is None else (log.log_start, log.log_end, log.durable_end),
-        )
-        key = (partition.topic_id, partition.name.partition)
-        seen = self._seen.setdefault((host.broker_id, key), _Seen())
+        high_watermark = partition.high_watermark
+        key = partition.key
+        seen = self._seen.get((host.broker_id, key))
+        if seen is None:
+            seen = self._seen[host.broker_id, key] = _Seen()
+        moved = (leader, high_watermark, log, 0 if log is None else (log.log_end, log.durable_end))
         if moved == seen.moved:
             return False
         if log is None or log.failure is not None:
@@ -120,7 +126,7 @@ class Invariants:
         log, leader = partition.log, partition.leader
         assert log is not None, "it was opened"
         assert leader is not None, "it leads"
-        truth = self._truth((partition.topic_id, partition.name.partition))
+        truth = self._truth(partition.key)
         epoch, high_watermark = leader.reign.leader_epoch, leader.high_watermark
         assert host.owner is not None, "it runs"
         who = truth.leaders.setdefault(epoch, host.owner.name)
@@ -156,12 +162,12 @@ class Invariants:
 
     # --- what the metadata says ---------------------------------------------------------------------------
 
-    def _look_at_members(self, image: MetadataImage) -> None:
-        for topic in image.topics.values():
-            for number, state in enumerate(topic.partitions):
-                key = (topic.topic_id, number)
-                self._look_at_ends(image, topic, state, key)
-                self._look_at_maximal(topic, state, key)
+    def _look_at_members(self, image: MetadataImage, key: Key) -> None:
+        topic = image.topics.get(key[0])
+        if topic is not None and key[1] < len(topic.partitions):
+            state = topic.partitions[key[1]]
+            self._look_at_ends(image, topic, state, key)
+            self._look_at_maximal(topic, state, key)
 
     def _look_at_ends(self, image: MetadataImage, topic: TopicImage, state: PartitionImage, key: Key) -> None:
         if topic.config.flush != "commit":
@@ -221,13 +227,6 @@ class Invariants:
 
     def _truth(self, key: Key) -> _Truth:
         return self._truths.setdefault(key, _Truth())
-
-
-def _high_watermark(partition: Partition) -> int:
-    if partition.leader is not None:
-        return partition.leader.high_watermark
-    known: int = getattr(partition, "high_watermark", 0)
-    return known
 
 
 def _batches(log: Log, start: int, end: int, where: str) -> list[tuple[int, Committed]]:

@@ -10,17 +10,31 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from millpond_broker.runtime.peers import Purpose
 from tests.sim.cluster.process import BrokerHost
 from tests.sim.cluster.world import World
 
-NETWORK: Final = ("partition", "isolate leader", "isolate controller", "one way", "ring", "delay", "break")
+NETWORK: Final = (
+    "partition",
+    "isolate leader",
+    "isolate controller",
+    "one way",
+    "ring",
+    "delay",
+    "break",
+    "stall",
+)
 PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
 OTHERS: Final = ("controller change", "slow disk", "sync fails", "clock")
+TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails")
+"""Those that may take bytes that were not synced, which flush=interval has not promised to keep."""
 CYCLE_SECONDS: Final = 6.0
 QUIET_SECONDS: Final = 1.5
 """Of each cycle."""
 DOWN_SECONDS: Final = (0.05, 0.5, 2.5)
 FAULT_SECONDS: Final = (0.3, 1.5, 5.0)
+STALL_SECONDS: Final = (0.5, 3.0, 13.0)
+"""The longest is longer than a member of the ISR may lag."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,7 @@ class Nemesis:
             "ring": self._ring,
             "delay": self._delay,
             "break": self._break,
+            "stall": self._stall,
             "kill": lambda host: host.kill(),
             "power": lambda host: host.kill(power=True),
             "power all": self._power_all,
@@ -169,6 +184,21 @@ class Nemesis:
         for link in self.world.network.links():
             link.delay, link.jitter = self.random.uniform(0.0002, 0.002), self.random.uniform(0, 0.001)
 
+    def _stall(self, host: BrokerHost) -> None:
+        """Nothing is replicated from it, or to it, and everything else goes on: it lags, or its followers."""
+        others = [other for other in self.world.hosts if other != host.broker_id]
+        pairs = [(host.broker_id, other) for other in others]
+        if self.random.random() < 0.5:
+            pairs = [(other, host.broker_id) for other in others]
+        for pair in pairs:
+            self.world.network.stall(*pair, Purpose.REPLICATION.value)
+
+        def mend() -> None:
+            for pair in pairs:
+                self.world.network.stall(*pair, "")
+
+        self._after(self.random.choice(STALL_SECONDS), mend)
+
     def _break(self, host: BrokerHost) -> None:
         """Its connections, again and again."""
         for _ in range(self.random.randint(1, 5)):
@@ -200,12 +230,13 @@ class Nemesis:
         self._for_a_while(host.resume)
 
     def _slow_disk(self, host: BrokerHost) -> None:
-        host.speed.stall = self.random.choice((0.02, 0.2, 1.0))
+        """In some cases for so long that its replicas lag, or that it gives up what it leads."""
+        host.speed.stall, seconds = self.random.choice(((0.02, 3.0), (0.2, 3.0), (1.0, 5.0), (4.0, 14.0)))
 
         def mend() -> None:
             host.speed.stall = 0.0
 
-        self._for_a_while(mend)
+        self._after(seconds, mend)
 
     def _sync_fails(self, host: BrokerHost) -> None:
         host.disk.fail_next_sync(written=self.random.random())

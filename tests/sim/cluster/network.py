@@ -37,6 +37,12 @@ class Link:
     delay: float
     jitter: float
     is_cut: bool = False
+    stalled_kind: str = ""
+    """Connections of this kind get nothing through, and are kept alive all the same."""
+
+    def holds(self, kind: str) -> bool:
+        """Whether nothing arrives of that kind now."""
+        return self.is_cut or kind == self.stalled_kind
 
 
 @dataclass(slots=True)
@@ -117,7 +123,8 @@ class End:
 
     def plan(self) -> None:
         """See to it that what is under way arrives, unless it is held back."""
-        if not self.under_way or self._is_due or self._network.link(self.peer_id, self.host_id).is_cut:
+        link = self._network.link(self.peer_id, self.host_id)
+        if not self.under_way or self._is_due or link.holds(self.kind):
             return
         self._is_due = True
         loop = self._network.loop
@@ -126,7 +133,11 @@ class End:
 
     def _arrive(self) -> None:
         self._is_due = False
-        if self.is_over or self.owner.is_dead or self._network.link(self.peer_id, self.host_id).is_cut:
+        if (
+            self.is_over
+            or self.owner.is_dead
+            or self._network.link(self.peer_id, self.host_id).holds(self.kind)
+        ):
             return
         now = self._network.loop.time()
         while self.under_way and self.under_way[0][0] <= now:
@@ -326,6 +337,15 @@ class Network:
         """What was held back arrives, on connections that have not been given up."""
         self._links[source, target].is_cut = False
         self.note(f"mend {source}>{target}", None)
+        self._go_on(source, target)
+
+    def stall(self, source: int, target: int, kind: str) -> None:
+        """Hold back what is sent on connections of that kind, and nothing else; "" ends that."""
+        self._links[source, target].stalled_kind = kind
+        self.note(f"stall {source}>{target} {kind}", None)
+        self._go_on(source, target)
+
+    def _go_on(self, source: int, target: int) -> None:
         for end in list(self._ends):
             if (end.peer_id, end.host_id) == (source, target):
                 end.plan()
@@ -333,7 +353,8 @@ class Network:
     def mend_all(self) -> None:
         """Every link."""
         for pair, link in self._links.items():
-            if link.is_cut:
+            if link.is_cut or link.stalled_kind:
+                link.stalled_kind = ""
                 self.mend(*pair)
 
     def _look(self) -> None:

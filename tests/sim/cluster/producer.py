@@ -135,7 +135,10 @@ class ProducerClient(Client):
         self._next_id += 1
         values = [value.encode() for value in sent.values]
         producer = Producer(self._producer_id, sent.epoch, sent.sequence)
-        batch = encode_batch(values, self.world.hosts[1].clock.now_ms(), producer=producer)
+        # Some are large, so that a log has several blocks to look up and segments to roll.
+        padding = [b"k" * (sent.sequence % 3 * 400), *[None] * (len(values) - 1)]
+        now_ms = self.world.hosts[1].clock.now_ms()
+        batch = encode_batch(values, now_ms, keys=padding, producer=producer)
         return Batch(self._next_id, topic_id, lane.partition, bytes(batch.data))
 
     def message(self, batch: Batch) -> Batches:

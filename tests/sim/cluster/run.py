@@ -12,7 +12,7 @@ from millpond_broker.core.image import BrokerState
 from millpond_broker.core.leader import Acks
 from tests.sim.cluster.clients import Client, partition_name
 from tests.sim.cluster.invariants import Invariants
-from tests.sim.cluster.nemesis import NETWORK, OTHERS, PROCESSES, Mix, Nemesis, mix_of
+from tests.sim.cluster.nemesis import NETWORK, OTHERS, PROCESSES, TAKE_UNSYNCED, Mix, Nemesis, mix_of
 from tests.sim.cluster.producer import ProducerClient
 from tests.sim.cluster.reader import ReaderClient
 from tests.sim.cluster.world import Anomaly, World, running
@@ -29,6 +29,8 @@ READ_SECONDS: Final = 30.0
 TOPIC: Final = "t"
 FIRST_CLIENT: Final = 100
 ALL_FAULTS: Final = (*NETWORK, *PROCESSES, *OTHERS)
+INTERVAL_EVERY: Final = 6
+"""In one run of so many the topic has flush=interval."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ class Plan:
     faults: tuple[str, ...] = ALL_FAULTS
     story: Callable[[Run], None] | None = None
     """What happens instead of faults that are drawn."""
+
+    @property
+    def takes_unsynced(self) -> bool:
+        """Whether its faults may take bytes that were not synced."""
+        return self.mix is not None or self.seed % INTERVAL_EVERY != INTERVAL_EVERY - 1
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The faults to draw from."""
+        if self.takes_unsynced:
+            return self.faults
+        return tuple(kind for kind in self.faults if kind not in TAKE_UNSYNCED)
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ class Run:
         self.random = Random(f"run {plan.seed}")
         self.history: list[Operation] = []
         self.invariants = Invariants(world)
-        self.nemesis = Nemesis(world, plan.mix or mix_of(plan.seed, plan.faults))
+        self.nemesis = Nemesis(world, plan.mix or mix_of(plan.seed, plan.allowed))
         self.partitions = [(TOPIC, number) for number in range(self.random.choice((1, 2, 3)))]
         self.producers: list[ProducerClient] = []
         self.readers: list[ReaderClient] = []
@@ -91,12 +105,18 @@ class Run:
             "partitions": len(self.partitions),
             "replicas": self.plan.replicas,
             "min_insync": None,
-            "config": {},
+            "config": self._config(),
         }
         topic, _ = self.world.loop.run_for(made.ask_anybody("create", **facts), START_SECONDS)
         self._topic_id = topic.topic_id
         for name, number in self.partitions:
             self.history.append(Settings(partition=partition_name(name, number)))
+
+    def _config(self) -> dict[str, str]:
+        """Small segments in some runs; flush=interval in those without faults that take unsynced bytes."""
+        config = {"flush": "commit" if self.plan.takes_unsynced else "interval"}
+        segment_bytes = self.random.choice((None, 4096, 65536))
+        return config if segment_bytes is None else config | {"segment_bytes": str(segment_bytes)}
 
     def begin(self) -> None:
         """Clients write and read."""
@@ -107,7 +127,7 @@ class Run:
                 f"p{number}",
                 self.history,
                 acks=Acks.LEADER if number == 2 else Acks.ALL,
-                every_seconds=self.random.choice((0.05, 0.15, 0.4)),
+                every_seconds=self.random.choice((0.1, 0.3, 0.6)),
                 delivery_seconds=self.random.uniform(8.0, 25.0),
             )
             producer.on_acknowledged = self._acknowledged

@@ -120,6 +120,15 @@ class World:
         """One ended by itself, which is right for some reasons only."""
         self._failed(host.owner, f"broker {host.broker_id} ended by itself: {_flat(error)}")
 
+    def client_failed(self, owner: Owner, error: Exception) -> None:
+        """A client ended by itself, for what it found or for a fault of its own."""
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, Anomaly):
+            self.failure = self.failure or error
+        else:
+            self._failed(owner, f"ended by itself: {_flat(error)}")
+
     def _failed(self, owner: Owner | None, told: str) -> None:
         self.note(f"failed {owner}: {told}")
         if self.failure is None:

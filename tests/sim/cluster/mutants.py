@@ -1,0 +1,182 @@
+"""Planted bugs: production code with one thing wrong, which a run has to notice, by the name of what broke.
+
+A row of `MUTANTS` says what is replaced by what, with which faults it is looked for, and the seed that found
+it; the same seed is clean without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from millpond_broker.core import follower, followers, in_sync, leader, producers
+from millpond_broker.core.replication import Acknowledgement, Serving
+from millpond_broker.runtime import partition
+from millpond_broker.storage import group_commit
+from tests.sim.cluster.nemesis import Mix
+from tests.sim.cluster.run import Plan, Report, run
+
+FAULTS: Final = ("kill", "power", "isolate leader", "pause", "break", "power all")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """See the module. `anomalies`: by which of them it may be noticed."""
+
+    name: str
+    owner: Any
+    attribute: str
+    replacement: Any
+    anomalies: tuple[str, ...]
+    found_by: int
+    kinds: tuple[str, ...] = FAULTS
+    every_seconds: float = 0.7
+
+    def run(self, seed: int, *, sound: bool = False, seconds: float = 12.0) -> Report:
+        """One seed of it; `sound`: of the code as it is."""
+        plan = Plan(seed, seconds=seconds, mix=Mix(self.kinds, self.every_seconds))
+        if sound:
+            return run(plan)
+        with self._planted():
+            return run(plan)
+
+    @contextmanager
+    def _planted(self) -> Iterator[None]:
+        sound = self.owner.__dict__[self.attribute]
+        setattr(self.owner, self.attribute, self.replacement)
+        try:
+            yield
+        finally:
+            setattr(self.owner, self.attribute, sound)
+
+
+def _own_end(self: Any) -> int:
+    return int(self._ends.own_end)
+
+
+def _acknowledges_unsynced(self: Any) -> Acknowledgement | None:
+    if self.position.log_end <= self._acknowledged:
+        return None
+    self._acknowledged = self.position.log_end
+    return Acknowledgement(self.leader_epoch, self.session, self.position.log_end, self.position.log_end)
+
+
+def _serves_whatever(self: Any, statement: Any, epochs: Any, registered_epoch: int) -> Any:
+    answer = _answer(self, statement, epochs, registered_epoch)
+    if type(answer).__name__ != "Diverging" or statement.fetch_offset > self._ends.log_end:
+        return answer
+    ends = self._ends
+    return Serving(
+        statement.leader_epoch,
+        statement.session,
+        statement.fetch_offset,
+        ends.high_watermark,
+        ends.log_start,
+    )
+
+
+_answer: Final[Callable[..., Any]] = followers.Followers._answer
+
+
+def _shrinks_at_once(self: Any, joining: Any, leaving: Any, unseated: Any, now_ms: int) -> Any:
+    wanted = _want(self, joining, leaving, unseated, now_ms)
+    if wanted is not None:
+        self.maximal -= set(leaving)
+    return wanted
+
+
+_want: Final[Callable[..., Any]] = in_sync.InSync.want
+
+
+def _steps_down_with_thanks(self: Any, error: Any) -> None:
+    if self.leader is not None:
+        for answer in self.leader.retire():
+            answer.settle(None)
+    _step_down(self, error)
+
+
+_step_down: Final[Callable[..., None]] = partition.Partition._step_down
+
+
+def _reads_everything(self: Any, offset: int, bytes_max: int) -> Any:
+    log, _ = self.leading()
+    return log.read(offset, bytes_max, log.log_end)
+
+
+MUTANTS: Final = (
+    Mutant(
+        "the leader alone moves the high watermark",
+        leader.Leader,
+        "_committed_end",
+        _own_end,
+        ("isr-reaches-hw", "leader-completeness"),
+        found_by=0,
+    ),
+    Mutant(
+        "a follower acknowledges what it has not synced",
+        follower.Follower,
+        "_acknowledgement",
+        _acknowledges_unsynced,
+        ("isr-reaches-hw", "leader-completeness"),
+        found_by=0,
+    ),
+    Mutant(
+        "a leader serves followers whose logs diverge",
+        followers.Followers,
+        "_answer",
+        _serves_whatever,
+        ("log-matching", "leader-completeness", "exception"),
+        found_by=0,
+    ),
+    Mutant(
+        "the high watermark moves below the minimum ISR",
+        in_sync.InSync,
+        "has_enough",
+        property(lambda _self: True),
+        ("isr-reaches-hw", "leader-completeness", "maximal-isr"),
+        found_by=0,
+    ),
+    Mutant(
+        "who leaves the ISR counts no more before the controller said so",
+        in_sync.InSync,
+        "want",
+        _shrinks_at_once,
+        ("maximal-isr",),
+        found_by=0,
+        kinds=("stall",),
+    ),
+    Mutant(
+        "whoever waits is acknowledged as a leadership ends",
+        partition.Partition,
+        "_step_down",
+        _steps_down_with_thanks,
+        ("acknowledged",),
+        found_by=0,
+    ),
+    Mutant(
+        "retries are not recognised",
+        producers.Producers,
+        "check",
+        lambda _self, _header: None,
+        ("duplicate",),
+        found_by=0,
+    ),
+    Mutant(
+        "readers see beyond the high watermark",
+        partition.Partition,
+        "read",
+        _reads_everything,
+        ("nonmonotonic-hw",),
+        found_by=0,
+    ),
+    Mutant(
+        "a sync is said to be done that was not",
+        group_commit,
+        "_sync_one",
+        lambda _part: None,
+        ("isr-reaches-hw", "leader-completeness", "lost-write", "unseen"),
+        found_by=0,
+    ),
+)
