@@ -199,3 +199,12 @@ class Line:
             if self._is_closed:  # meanwhile
                 self.hang_up()
             return conversation
+
+
+async def ask_once(streams: PeerStreams, target: Target, question: Question, seconds: float) -> Reply:
+    """The answer, over a stream of its own, in that time altogether. Raises Unanswered."""
+    line = Line(streams, lambda: target)
+    try:
+        return await line.ask(question, seconds)
+    finally:
+        await line.close()

@@ -14,32 +14,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
+from millpond.wire.errors import BrokerNotReady, MillpondError
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.consensus.solo import SoloMetadataLog
 from millpond_broker.core.admission import AdmissionLimits
-from millpond_broker.core.commands import (
-    FEATURE_LEVEL,
-    AllocateProducerIds,
-    BrokerStart,
-    ClaimController,
-    FenceBroker,
-    RaiseFeatureLevel,
-    RegisterBroker,
-    UnfenceBroker,
-)
+from millpond_broker.core.commands import FEATURE_LEVEL, AllocateProducerIds, RegisterBroker
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.observe.logs import event
 from millpond_broker.observe.metrics import BrokerMetrics
-from millpond_broker.runtime.controller import Controller
+from millpond_broker.runtime.controller import Controller, Seat
+from millpond_broker.runtime.digests import Digests
 from millpond_broker.runtime.feed import Feed
 from millpond_broker.runtime.fetch import FetchLimits, FetchSession
+from millpond_broker.runtime.heartbeats import Heartbeats, Lease
+from millpond_broker.runtime.membership import Membership
 from millpond_broker.runtime.metadata import Metadata
 from millpond_broker.runtime.partition import Bounds
 from millpond_broker.runtime.partitions import Partitions, PartitionsOptions
-from millpond_broker.runtime.peers import PeerStreams
+from millpond_broker.runtime.peering import AnswerFound, Peering
+from millpond_broker.runtime.peers import Peer, PeerStreams, Purpose
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.produce import Backlog, ProduceLimits, ProduceSession
 from millpond_broker.runtime.topics import Topics
@@ -47,6 +42,7 @@ from millpond_broker.storage.directory import DataDirectory
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.group_commit import GroupCommit
 
+T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
 
 OpenMetadata = Callable[[DataDirectory, bytes], Awaitable[MetadataLog]]
@@ -55,8 +51,6 @@ OpenMetadata = Callable[[DataDirectory, bytes], Awaitable[MetadataLog]]
 ROLE: Final = "broker"
 PRODUCER_ID_BLOCK: Final = 1000
 """Producer ids taken from the metadata at a time; those left over at a stop are never used."""
-JOIN_SECONDS_MAX: Final = 60.0
-"""From recovered logs to leading them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +105,13 @@ class Broker:
         new_id: Callable[[], bytes],
         streams: PeerStreams | None = None,
         open_metadata: OpenMetadata | None = None,
+        answer_found: AnswerFound | None = None,
     ) -> None:
-        """`streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter."""
+        """`streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter.
+        `answer_found`: what others are told who ask how the cluster was founded.
+        """
         self.options = options
+        self.peer_address = options.peer_address
         self.phase = Phase.STARTING
         self.metrics = metrics
         self._files = files
@@ -123,6 +121,7 @@ class Broker:
         self._new_id = new_id
         self._peers = streams
         self._open_metadata = open_metadata or self._open_solo
+        self._answer_found = answer_found
         self._streams: set[Stream] = set()
         self._stream_ended = asyncio.Event()
         self._watching = 0
@@ -156,60 +155,124 @@ class Broker:
     async def _run_in(
         self, directory: DataDirectory, address: str, ready: Callable[[], None], stopping: asyncio.Event
     ) -> None:
+        options, streams = self.options, self._peers
         incarnation = self._new_id()
-        log = await self._open_metadata(directory, incarnation)
-        group_commit = GroupCommit(self._files, directory.path)
+        me = Peer(options.broker_id, directory.directory_id, incarnation, b"")
+        peering = Peering(me, self._answer_found)
+        self.peer_address = options.peer_address
+        if streams is not None:
+            streams.serve(Purpose.CONTROL, peering.serve)
+            self.peer_address = await streams.start(peering.me, peering.admit)
         try:
-            metadata = Metadata(log, self.options.broker_id, incarnation, self._peers)
-            controller = Controller(metadata, self.options.broker_id, self._clock)
-            partitions = self._make_partitions(directory, group_commit, metadata, incarnation)
-            feed = Feed(metadata.image)
-            for follow in (feed.publish, partitions.follow, controller.follow):
-                log.subscribe(follow)
-            self._metadata, self._partitions, self._feed = metadata, partitions, feed
-            self._topics = Topics(
-                metadata,
-                partitions,
-                feed,
-                new_id=self._new_id,
-                record_bytes_max=self.options.limits.batch_bytes_max // 2,
-                partitions_max=self.options.partitions_max,
-            )
-            recovered = await partitions.recover()  # before anybody is told that this broker is there
-            async with asyncio.TaskGroup() as tasks:
-                owned = [
-                    tasks.create_task(partitions.syncer.run(), name="syncs"),
-                    tasks.create_task(partitions.run(), name="partitions"),
-                    tasks.create_task(controller.run(), name="controller"),
-                    tasks.create_task(self._upkeep(partitions), name="upkeep"),
-                    tasks.create_task(log.failed(), name="metadata"),
-                ]
-                await self._join(
-                    log.term,
-                    RegisterBroker(
-                        broker_id=self.options.broker_id,
-                        incarnation=incarnation,
-                        directory_id=directory.directory_id,
-                        address=address,
-                        peer_address=self.options.peer_address,
-                        rack=self.options.rack,
-                        version=self.options.version,
-                        feature_level=FEATURE_LEVEL,
-                        previous_epoch=recovered.previous_epoch,
-                        cuts=recovered.cuts,
-                    ),
+            log = await _unless(stopping, self._open_metadata(directory, incarnation))
+            if log is None:
+                return
+            group_commit = GroupCommit(self._files, directory.path)
+            metadata = Metadata(log, options.broker_id, incarnation, streams)
+            try:
+                parts = self._make(directory, group_commit, metadata, incarnation, peering)
+                registration = RegisterBroker(
+                    broker_id=options.broker_id,
+                    incarnation=incarnation,
+                    directory_id=directory.directory_id,
+                    address=address,
+                    peer_address=self.peer_address,
+                    rack=options.rack,
+                    version=options.version,
+                    feature_level=FEATURE_LEVEL,
                 )
+                await self._live(parts, registration, ready, stopping)
+            finally:
+                self.phase = Phase.STOPPING
+                peering.leave()
+                await metadata.close()
+                group_commit.close()
+                await log.close()
+        finally:
+            self.phase = Phase.STOPPING
+            if streams is not None:
+                await streams.close()
+
+    async def _live(
+        self, parts: _Parts, registration: RegisterBroker, ready: Callable[[], None], stopping: asyncio.Event
+    ) -> None:
+        """From recovered logs to closed ones."""
+        partitions, member = parts.partitions, parts.membership
+        recovered = await partitions.recover()  # before anybody is told that this broker is there
+        registration = replace(registration, previous_epoch=recovered.previous_epoch, cuts=recovered.cuts)
+        async with asyncio.TaskGroup() as tasks:
+            owned = [
+                tasks.create_task(partitions.syncer.run(), name="syncs"),
+                tasks.create_task(partitions.run(), name="partitions"),
+                tasks.create_task(parts.controller.run(), name="controller"),
+                tasks.create_task(member.heartbeats.run(), name="heartbeats"),
+                tasks.create_task(self._upkeep(partitions), name="upkeep"),
+                tasks.create_task(member.metadata.log.failed(), name="metadata"),
+            ]
+            await _unless(stopping, member.join(registration))
+            if not stopping.is_set():
                 self.phase = Phase.RUNNING
                 ready()
                 await stopping.wait()
-                await self._drain()
-                for task in owned:
-                    task.cancel()
-            await partitions.close(metadata.image.brokers[self.options.broker_id].epoch)
-        finally:
-            self.phase = Phase.STOPPING
-            group_commit.close()
-            await log.close()
+                await member.leave(self.options.stop_seconds_max)
+            await self._drain()
+            for task in owned:
+                task.cancel()
+        registered = member.registered()
+        await partitions.close(recovered.previous_epoch if registered is None else registered.epoch)
+
+    def _make(
+        self,
+        directory: DataDirectory,
+        group_commit: GroupCommit,
+        metadata: Metadata,
+        incarnation: bytes,
+        peering: Peering,
+    ) -> _Parts:
+        options, streams = self.options, self._peers
+        is_alone = streams is None
+        lease, digests = Lease(self._clock, is_alone=is_alone), Digests(self._clock)
+        seat = Seat(
+            metadata=metadata,
+            broker_id=options.broker_id,
+            incarnation=incarnation,
+            clock=self._clock,
+            streams=streams,
+        )
+        controller = Controller(seat, digests)
+        heartbeats = Heartbeats(seat, controller.beat, lease=lease, digests=digests)
+        partitions = Partitions(
+            PartitionsOptions(broker_id=options.broker_id, incarnation=incarnation, limits=options.limits),
+            self._files,
+            directory,
+            group_commit,
+            syncs=self._syncs,
+            disk=self._disk,
+            clock=self._clock,
+            metrics=self.metrics,
+            metadata=metadata,
+            has_lease=lease.holds,
+            streams=streams,
+        )
+        peering.follow(metadata, controller)
+        if streams is not None:
+            streams.serve(Purpose.REPLICATION, partitions.serve_follower)
+        feed = Feed(metadata.image)
+        for follow in (feed.publish, partitions.follow):
+            metadata.subscribe(follow)
+        self._metadata, self._partitions, self._feed = metadata, partitions, feed
+        self._topics = Topics(
+            metadata,
+            partitions,
+            feed,
+            new_id=self._new_id,
+            record_bytes_max=options.limits.batch_bytes_max // 2,
+            partitions_max=options.partitions_max,
+        )
+        member = Membership(
+            metadata, partitions, heartbeats, options.broker_id, incarnation, is_alone=is_alone
+        )
+        return _Parts(partitions, controller, member)
 
     async def _open_solo(self, directory: DataDirectory, _incarnation: bytes) -> MetadataLog:
         return await SoloMetadataLog.open(
@@ -220,58 +283,6 @@ class Broker:
             new_id=self._new_id,
             run_blocking=self._disk.run,
         )
-
-    def _make_partitions(
-        self, directory: DataDirectory, group_commit: GroupCommit, metadata: Metadata, incarnation: bytes
-    ) -> Partitions:
-        options = PartitionsOptions(
-            broker_id=self.options.broker_id, incarnation=incarnation, limits=self.options.limits
-        )
-        return Partitions(
-            options,
-            self._files,
-            directory,
-            group_commit,
-            syncs=self._syncs,
-            disk=self._disk,
-            clock=self._clock,
-            metrics=self.metrics,
-            metadata=metadata,
-            has_lease=lambda: True,
-            streams=self._peers,
-        )
-
-    async def _join(self, term: int, registration: RegisterBroker) -> None:
-        """Register this incarnation, become controller, and wait until every partition is led.
-
-        Raises OperationTimeout when that takes longer than JOIN_SECONDS_MAX, and as `propose`.
-        """
-        try:
-            async with asyncio.timeout(JOIN_SECONDS_MAX):
-                await self._lead_all(term, registration)
-        except TimeoutError:
-            raise OperationTimeout(what="leading every partition", timeout=JOIN_SECONDS_MAX) from None
-
-    async def _lead_all(self, term: int, registration: RegisterBroker) -> None:
-        metadata, partitions, feed = self._metadata, self._partitions, self._feed
-        assert metadata is not None, "it has started"
-        assert partitions is not None, "likewise"
-        assert feed is not None, "likewise"
-        broker_id = registration.broker_id
-        await metadata.propose(ClaimController(broker_id=broker_id, term=term))
-        if metadata.image.feature_level < FEATURE_LEVEL:
-            plain = replace(registration, feature_level=0, previous_epoch=0, cuts=())
-            epoch = _epoch(await metadata.propose(plain))
-            await metadata.propose(RaiseFeatureLevel(FEATURE_LEVEL, (BrokerStart(broker_id, epoch),)))
-        if (before := metadata.image.brokers.get(broker_id)) is not None:
-            await metadata.propose(FenceBroker(broker_id, before.epoch))
-        epoch = _epoch(await metadata.propose(registration))
-        await metadata.propose(UnfenceBroker(broker_id, epoch))
-        await partitions.remove_orphans()
-        image = metadata.image
-        while any(state.leader is None for topic in image.topics.values() for state in topic.partitions):
-            image = await feed.newer_than(image)
-        await partitions.reached(image.version)
 
     async def _upkeep(self, partitions: Partitions) -> None:
         while True:
@@ -418,7 +429,27 @@ class Broker:
             yield "is_leader", labels, int(leader is not None)
 
 
-def _epoch(value: object) -> int:
-    """A registration's result."""
-    assert isinstance(value, int), "the broker epoch"
-    return value
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a broker is made of while it lives."""
+
+    partitions: Partitions
+    controller: Controller
+    membership: Membership
+
+
+async def _unless(stopping: asyncio.Event, waiting: Awaitable[T]) -> T | None:
+    """What that gives; None if it is to stop before, which ends it."""
+
+    async def wait() -> T:
+        return await waiting
+
+    # This call is the owner that tasks must have: both have ended when it returns.
+    task, stop = asyncio.Task(wait()), asyncio.Task(stopping.wait())
+    try:
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        was_stopped = not task.done() and task.cancel()
+        await asyncio.wait((task, stop))
+    return None if was_stopped and task.cancelled() else task.result()

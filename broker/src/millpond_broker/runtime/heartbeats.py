@@ -1,0 +1,182 @@
+"""What a broker says to the controller to stay alive in it, and the lease that the answers give: rule 39.
+
+Heartbeats have a control stream of their own, so that they wait behind nothing; the controller beats to
+itself. They carry a digest of the image: whoever has another one than the controller, of the same version,
+must not go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from millpond_broker.consensus.metadata_log import MetadataLogFailed
+from millpond_broker.core.commands import FEATURE_LEVEL
+from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
+from millpond_broker.core.sessions import Heard, Heartbeat
+from millpond_broker.observe.logs import event
+from millpond_broker.runtime.asking import Line, Unanswered
+from millpond_broker.runtime.control_messages import Beat, Beaten
+from millpond_broker.runtime.controller import Seat
+from millpond_broker.runtime.digests import Digests
+from millpond_broker.runtime.ports import Clock
+
+_log: Final = logging.getLogger(__name__)
+
+SESSION_SECONDS: Final = 3.0
+"""How long a lease is, from when the heartbeat was sent: as long as a session (`SessionOptions`)."""
+BEAT_SECONDS: Final = 0.5
+"""Between two heartbeats: some may be lost in a session."""
+RETRY_SECONDS: Final = 0.1
+"""After one that nobody answered, or not the controller."""
+ANSWER_SECONDS_MAX: Final = 1.0
+"""For an answer: then the stream hangs, and another one is tried, twice before the session ends."""
+
+
+class TakenOver(MetadataLogFailed):
+    """Another start of this broker is registered: this one is over, and must end."""
+
+
+class Lease:
+    """Until when this broker may answer for what it leads without asking anybody."""
+
+    def __init__(self, clock: Clock, *, is_alone: bool) -> None:
+        """`is_alone`: there are no others who could lead anything."""
+        self._clock = clock
+        self._is_alone = is_alone
+        self._until = float("-inf")
+
+    def holds(self) -> bool:
+        """Whether it may, now."""
+        return self._is_alone or self._clock.boottime() < self._until
+
+    def extend(self, sent_at: float) -> None:
+        """A heartbeat that was sent then kept the session open. `sent_at`: of `Clock.boottime`."""
+        self._until = max(self._until, sent_at + SESSION_SECONDS)
+
+    def end(self) -> None:
+        """It is over: the controller said so."""
+        self._until = float("-inf")
+
+
+class Heartbeats:
+    """This broker's. `run` is their task."""
+
+    def __init__(
+        self, seat: Seat, beat_here: Callable[[Beat], Beaten], *, lease: Lease, digests: Digests
+    ) -> None:
+        """`beat_here`: asks the controller while that is this broker."""
+        # Metadata up to there have all others that are alive, as the controller said last.
+        self._everywhere = 0
+        # Used once: whoever waits for an answer holds the one that the next answer sets.
+        self._answered = asyncio.Event()
+        self._metadata = seat.metadata
+        self._broker_id = seat.broker_id
+        self._incarnation = seat.incarnation
+        self._lease = lease
+        self._digests = digests
+        self._clock = seat.clock
+        self._beat_here = beat_here
+        self._line = Line(seat.streams, seat.metadata.controller_elsewhere) if seat.streams else None
+        self._epoch = 0
+        self._told: object = None
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Beat until cancelled. Raises TakenOver; MetadataLogFailed if this broker's image is another one
+        than the controller's.
+        """
+        unsubscribe = self._metadata.subscribe(self._follow)
+        try:
+            due = self._clock.monotonic()
+            while True:
+                lag = max(0.0, self._clock.monotonic() - due)
+                was_answered = await self._beat(lag)
+                seconds = BEAT_SECONDS if was_answered else RETRY_SECONDS
+                due = self._clock.monotonic() + seconds
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._wake.wait()
+                        due = self._clock.monotonic()
+                self._wake.clear()
+        finally:
+            unsubscribe()
+            if self._line is not None:
+                await self._line.close()
+
+    async def known_everywhere(self, version: int) -> None:
+        """Wait until all others that are alive have metadata of that version. The caller has the deadline."""
+        while self._everywhere < version:
+            await self._answered.wait()
+
+    def _follow(self, image: MetadataImage) -> None:
+        """What the controller waits for, or a new one, is told at once."""
+        log, broker = self._metadata.log, image.brokers.get(self._broker_id)
+        known = None if broker is None else (broker.epoch, broker.state, broker.since)
+        situation = (log.leader, log.term, image.controller_epoch, known, image.feature_level)
+        if situation != self._told:
+            self._told = situation
+            self._wake.set()
+        if self._line is not None:
+            self._line.follow()
+
+    def _registered(self) -> BrokerImage | None:
+        """This start in the image. Raises TakenOver."""
+        broker = self._metadata.image.brokers.get(self._broker_id)
+        if broker is None:
+            return None
+        if broker.incarnation == self._incarnation:
+            self._epoch = broker.epoch
+            return broker
+        if self._epoch:
+            raise TakenOver(f"another start of broker {self._broker_id} has taken its place")
+        return None
+
+    async def _beat(self, lag_seconds: float) -> bool:
+        """Whether the controller answered, or nothing is to be said yet."""
+        broker = self._registered()
+        if broker is None:
+            return True
+        image = self._metadata.image
+        heartbeat = Heartbeat(
+            broker_id=self._broker_id,
+            broker_epoch=broker.epoch,
+            applied_index=image.version,
+            feature_level=FEATURE_LEVEL,
+            loop_lag_ms=int(lag_seconds * 1000),
+        )
+        beat = Beat(heartbeat, self._digests.of(image))
+        sent_at = self._clock.boottime()
+        answer = await self._ask(beat)
+        if answer is None or answer.heard is None:
+            return False
+        self._everywhere = answer.everywhere
+        self._answered.set()
+        self._answered = asyncio.Event()
+        if answer.differs:
+            raise MetadataLogFailed(
+                f"the metadata of version {image.version} are not what the controller, broker"
+                f" {answer.leader}, has: one of the two went wrong"
+            )
+        match answer.heard:
+            case Heard.EXTENDED:
+                self._lease.extend(sent_at)
+            case Heard.FENCED | Heard.STRANGER:
+                self._lease.end()
+        return broker.state is not BrokerState.FENCED or answer.heard is Heard.FENCED
+
+    async def _ask(self, beat: Beat) -> Beaten | None:
+        if self._metadata.log.term:
+            return self._beat_here(beat)
+        if self._line is None:
+            return None
+        try:
+            answer = await self._line.ask(beat, ANSWER_SECONDS_MAX)
+        except Unanswered as error:
+            event(_log, logging.DEBUG, "heartbeat_unanswered", reason=str(error))
+            self._line.hang_up()
+            return None
+        return answer if isinstance(answer, Beaten) else None

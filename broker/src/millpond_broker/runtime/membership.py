@@ -1,0 +1,146 @@
+"""How a broker comes into its cluster and leaves it: registered, unfenced, stopped in order (rule 12)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from typing import Final
+
+from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
+from millpond_broker.core.commands import REPLICATION_LEVEL, RegisterBroker, StopBroker
+from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
+from millpond_broker.observe.logs import event
+from millpond_broker.runtime.heartbeats import Heartbeats
+from millpond_broker.runtime.metadata import Metadata
+from millpond_broker.runtime.partitions import Partitions
+
+_log: Final = logging.getLogger(__name__)
+
+JOIN_ALONE_SECONDS_MAX: Final = 60.0
+"""From recovered logs to leading them, where nobody else is needed."""
+JOIN_SECONDS_MAX: Final = 600.0
+"""Likewise, where others are: machines that start together may be minutes apart."""
+LED_SECONDS_MAX: Final = 10.0
+"""For partitions that nobody else has to be led: those that cannot be must not hold up the others."""
+REGISTER_SECONDS_MAX: Final = 5.0
+"""Of one attempt: why it takes longer is told in between."""
+RETRY_SECONDS: Final = 0.1
+STOP_PROPOSAL_SECONDS_MAX: Final = 5.0
+"""For the word that this broker stops: without a controller it does so all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Of one start. `is_alone`: there are no other brokers."""
+
+    metadata: Metadata
+    partitions: Partitions
+    heartbeats: Heartbeats
+    broker_id: int
+    incarnation: bytes
+    is_alone: bool
+
+    def registered(self) -> BrokerImage | None:
+        """This start in the image."""
+        return self._in(self.metadata.image)
+
+    def _in(self, image: MetadataImage) -> BrokerImage | None:
+        broker = image.brokers.get(self.broker_id)
+        return broker if broker is not None and broker.incarnation == self.incarnation else None
+
+    # --- coming -------------------------------------------------------------------------------------------
+
+    async def join(self, registration: RegisterBroker) -> None:
+        """Register, and wait until this broker may lead and follows the metadata that say so. Raises
+        OperationTimeout, and what the registration was refused with for good.
+        """
+        seconds = JOIN_ALONE_SECONDS_MAX if self.is_alone else JOIN_SECONDS_MAX
+        try:
+            async with asyncio.timeout(seconds):
+                await self._register(registration)
+                await self.partitions.remove_orphans()
+                image = await self.metadata.wait(self._is_in)
+                await self.partitions.reached(image.version)
+        except TimeoutError:
+            raise OperationTimeout(what="joining the cluster", timeout=seconds) from None
+        try:
+            async with asyncio.timeout(LED_SECONDS_MAX):
+                image = await self.metadata.wait(self._leads_its_own)
+                await self.partitions.reached(image.version)
+        except TimeoutError:
+            event(_log, logging.WARNING, "not_all_led", broker=self.broker_id)
+
+    async def _register(self, registration: RegisterBroker) -> None:
+        told = ""
+        while True:
+            await self._let_the_last_start_go()
+            is_plain = self.metadata.image.feature_level < REPLICATION_LEVEL
+            plain = replace(registration, feature_level=0, previous_epoch=0, cuts=())
+            try:
+                await self.metadata.propose(plain if is_plain else registration, REGISTER_SECONDS_MAX)
+            except (BrokerNotReady, OperationTimeout) as error:
+                if str(error) != told:
+                    told = str(error)
+                    event(_log, logging.INFO, "not_registered_yet", broker=self.broker_id, reason=told)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _let_the_last_start_go(self) -> None:
+        """It has to be fenced before this one can register: which is done once it is found to be gone."""
+
+        def is_gone(image: MetadataImage) -> bool:
+            last = image.brokers.get(self.broker_id)
+            if last is None or last.incarnation == self.incarnation:
+                return True
+            return last.state is BrokerState.FENCED or image.feature_level < REPLICATION_LEVEL
+
+        try:
+            async with asyncio.timeout(REGISTER_SECONDS_MAX):
+                await self.metadata.wait(is_gone)
+        except TimeoutError:
+            return  # the refusal says why
+
+    def _is_in(self, image: MetadataImage) -> bool:
+        broker = self._in(image)
+        if broker is None or broker.state is BrokerState.FENCED:
+            return False
+        return not self.is_alone or image.feature_level >= REPLICATION_LEVEL
+
+    def _leads_its_own(self, image: MetadataImage) -> bool:
+        """Whether somebody leads whatever only this broker can."""
+        return not any(
+            partition.leader is None and partition.replicas == (self.broker_id,) and not partition.is_offline
+            for topic in image.topics.values()
+            for partition in topic.partitions
+        )
+
+    # --- leaving ------------------------------------------------------------------------------------------
+
+    async def leave(self, seconds: float) -> None:
+        """Have others lead what they can, and wait until they all know: for at most so long."""
+        broker = self.registered()
+        if self.is_alone or broker is None or self.metadata.image.feature_level < REPLICATION_LEVEL:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                command = StopBroker(self.broker_id, broker.epoch)
+                await self.metadata.propose(command, min(seconds, STOP_PROPOSAL_SECONDS_MAX))
+                image = await self.metadata.wait(self._leads_nothing_of_others)
+                await self.heartbeats.known_everywhere(image.version)
+        except (TimeoutError, MillpondError) as error:
+            event(_log, logging.WARNING, "not_left_in_order", broker=self.broker_id, error=str(error))
+
+    def _leads_nothing_of_others(self, image: MetadataImage) -> bool:
+        broker = self._in(image)
+        if broker is None or broker.state is BrokerState.FENCED:
+            return True
+        others = {key for key, other in image.brokers.items() if other.state is BrokerState.RUNNING} - {
+            self.broker_id
+        }
+        return not any(
+            partition.leader == self.broker_id and not others.isdisjoint(partition.isr)
+            for topic in image.topics.values()
+            for partition in topic.partitions
+        )
