@@ -127,7 +127,8 @@ class _Reign:
             self._sessions = Sessions(self._seat.sessions, self._metadata.image, self._now_ms())
             self._followed = self._metadata.image
             self.is_claimed = True
-            event(_log, logging.INFO, "controller", broker=self._seat.broker_id, epoch=self._epoch)
+            level = logging.DEBUG if self._seat.streams is None else logging.INFO
+            event(_log, level, "controller", broker=self._seat.broker_id, epoch=self._epoch)
             async with self._tasks:
                 for probe in self._sessions.claimed(self._now_ms()):
                     self._probe(probe)
