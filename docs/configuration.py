@@ -32,7 +32,8 @@ batch_bytes_max = 1_000_000
 MILLPOND_LIMITS__BATCH_BYTES_MAX=1000000
 ```
 
-The least that a broker needs is `broker.id` and `broker.data_dir`. A key or section that is unknown, a value
+The least that a broker needs is `broker.id` and `broker.data_dir`; of three that are a cluster, each also
+needs `cluster.voters` and `cluster.secret_file`. A key or section that is unknown, a value
 out of bounds, and settings that contradict each other are refused with an error that names the key, before
 anything starts. Times are in ms, sizes in bytes.
 """
@@ -119,7 +120,7 @@ def page() -> str:
     ]
     return "".join(
         (
-            *(HEAD, *sections, refused(config.NOT_YET)),
+            *(HEAD, *sections),
             *(TOPIC_HEAD, table(TopicConfig), EMBEDDED, refused(topic_config.NOT_YET)),
         )
     )

@@ -96,7 +96,6 @@ class Kind(NamedTuple):
 
 
 LISTEN: Final = Kind("host:port; port 0 takes a free one")
-RECORDED: Final = Kind("host:port")
 ADVERTISE: Final = Kind("host:port that others can reach")
 FILE_PATH: Final = Kind("a path")
 WORD: Final = Kind(f"up to {RACK_CHARACTERS_MAX} printable characters")
@@ -149,27 +148,29 @@ class Voter:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """How brokers reach each other. There is one broker until there is replication, so nothing listens on
-    `peer_listen` yet; the address is written into the cluster's metadata and reported, nothing more.
+    """How brokers reach each other, and who decides. A broker alone needs nothing of this, and listens for no
+    other. Several brokers found their cluster at their first start, once all voters are there.
     """
 
-    peer_listen: str = _setting(RECORDED, default="0.0.0.0:7071")
-    """Where other brokers will be served. In this version nothing listens there: the address is recorded in
-    the cluster's metadata, and port 0 stays 0."""
+    peer_listen: str = _setting(LISTEN, default="0.0.0.0:7071")
+    """Where other brokers are served, if there is a `secret_file`; clients have no business there."""
     peer_advertise: str | None = _setting(ADVERTISE, default=None)
     """The address that other brokers are told. Without it, this broker's entry in `voters`, else as for
     `broker.advertise`."""
     voters: tuple[Voter, ...] = _setting(VOTERS, default=())
-    """Who holds the cluster's metadata. In this version at most one, and it is this broker: more belong to
-    replication. Nothing means this broker."""
+    """Who holds the cluster's metadata, this broker among them: 3 outlive the loss of one, 5 of two. The same
+    for each of them; it matters until the cluster is founded. Nothing means this broker alone."""
+    secret_file: Path | None = _setting(FILE_PATH, default=None)  # noqa: RUF009 - as above
+    """A file that every broker of the cluster has, and nobody else: 16 bytes or more, whatever they are, by
+    which brokers know each other. Required with several voters."""
 
-    @property
-    def peer_address(self) -> str:
-        """host:port that is recorded for other brokers."""
+    def peer_address(self, broker_id: int) -> str:
+        """host:port that other brokers are told of this one."""
         if self.peer_advertise is not None:
             return self.peer_advertise
-        if self.voters:
-            return self.voters[0].address
+        for voter in self.voters:
+            if voter.id == broker_id:
+                return voter.address
         return str(_reachable(Address.parse(self.peer_listen)))
 
 
@@ -230,8 +231,6 @@ _FIELDS: Final = MappingProxyType(
         for field in dataclasses.fields(cls)
     }
 )
-NOT_YET: Final = MappingProxyType({"cluster.secret_file": "replication"})
-"""Keys of the contract whose feature does not exist yet, and which: refused rather than ignored."""
 
 
 # --- loading -----------------------------------------------------------------------------------------
@@ -313,12 +312,9 @@ def _did_you_mean(word: str, known: Mapping[str, Any]) -> str:
 
 
 def _kind(key: str, where: str) -> Kind:
-    """What the key holds. Raises InvalidConfig for one that there is not, or not yet."""
+    """What the key holds. Raises InvalidConfig for one that there is not."""
     section, _, _ = key.partition(".")
     _check_section(section, key, where)
-    if key in NOT_YET:
-        feature = NOT_YET[key]
-        raise InvalidConfig(key=key, reason=f"belongs to {feature}, which this version does not have{where}")
     if key not in _FIELDS:
         reason = f"unknown setting{_did_you_mean(key, _FIELDS)}{where}"
         raise InvalidConfig(key=_on_one_line(key), reason=reason)
@@ -433,15 +429,18 @@ def _check_voters(config: Config) -> None:
     voters = config.cluster.voters
     if not voters:
         return
-    if len(voters) > 1:
-        reason = f"{len(voters)} voters belong to replication, which this version does not have: name one"
+    own = next((voter for voter in voters if voter.id == config.broker.id), None)
+    if own is None:
+        named = ", ".join(str(voter.id) for voter in voters)
+        reason = f"the voters are brokers {named}, and this is broker {config.broker.id}"
+        raise InvalidConfig(key="cluster.voters", reason=f"{reason}: this version has none that is no voter")
+    if own.address != config.cluster.peer_address(config.broker.id):
+        advertised = config.cluster.peer_advertise
+        reason = f"{own} is this broker, and cluster.peer_advertise says {advertised}"
         raise InvalidConfig(key="cluster.voters", reason=reason)
-    if voters[0].id != config.broker.id:
-        reason = f"the only voter is broker {voters[0].id}, and this is broker {config.broker.id}"
-        raise InvalidConfig(key="cluster.voters", reason=reason)
-    if voters[0].address != config.cluster.peer_address:
-        reason = f"{voters[0]} is this broker, and cluster.peer_advertise says {config.cluster.peer_address}"
-        raise InvalidConfig(key="cluster.voters", reason=reason)
+    if len(voters) > 1 and config.cluster.secret_file is None:
+        reason = f"is required with {len(voters)} voters: by it they know each other"
+        raise InvalidConfig(key="cluster.secret_file", reason=reason)
 
 
 _AT_LEAST: Final = (

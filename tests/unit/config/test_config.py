@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from millpond.wire.errors import InvalidConfig
-from millpond_broker.config import NOT_YET, SECTIONS, Config, Kind, LimitsConfig, Voter, load
+from millpond_broker.config import SECTIONS, Config, Kind, LimitsConfig, Voter, load
 
 LEAST = {"broker.id": "1", "broker.data_dir": "data"}
 
@@ -25,7 +25,8 @@ advertise = "b7.example:17070"
 [cluster]
 peer_listen = "127.0.0.1:7071"
 peer_advertise = "b7.example:7071"
-voters = ["7@b7.example:7071"]
+voters = ["7@b7.example:7071", "8@b8.example:7071", "9@b9.example:7071"]
+secret_file = "/etc/millpond/secret"
 
 [http]
 listen = "[::1]:7072"
@@ -76,7 +77,8 @@ def test_a_file_sets_everything(tmp_path: Path) -> None:
         "b",
     )
     assert config.broker.advertise == "b7.example:17070"
-    assert config.cluster.voters == (Voter(id=7, address="b7.example:7071"),)
+    assert [str(voter) for voter in config.cluster.voters] == [f"{n}@b{n}.example:7071" for n in (7, 8, 9)]
+    assert config.cluster.secret_file == Path("/etc/millpond/secret")
     assert config.http.listen == "[::1]:7072"
     assert (config.limits.batch_bytes_max, config.limits.streams_max) == (1 << 20, 5)
 
@@ -111,6 +113,7 @@ def test_a_configuration_written_out_and_loaded_again_is_the_same(tmp_path: Path
     for section in SECTIONS:
         for name, value in dataclasses.asdict(getattr(config, section)).items():
             texts[f"{section}.{name}"] = str(value)
+    texts["cluster.secret_file"] = str(config.cluster.secret_file)
     texts["cluster.voters"] = ",".join(map(str, config.cluster.voters))
     assert load(None, {}, texts) == config
 
@@ -133,10 +136,14 @@ def test_an_advertised_address_is_told_as_it_is() -> None:
 
 
 def test_the_peer_address_is_advertised_or_the_voters_or_derived() -> None:
-    assert loaded(cluster__peer_advertise="p:1").cluster.peer_address == "p:1"
-    assert loaded(cluster__voters="1@v:2").cluster.peer_address == "v:2"
-    assert loaded().cluster.peer_address == f"{socket.gethostname()}:7071"
-    assert loaded(cluster__peer_listen="127.0.0.1:0").cluster.peer_address == "127.0.0.1:0"
+    def told(**settings: str) -> str:
+        return loaded(**settings).cluster.peer_address(1)
+
+    assert told(cluster__peer_advertise="p:1") == "p:1"
+    assert told(cluster__voters="1@v:2") == "v:2"
+    assert told(cluster__voters="2@v:1,1@v:2", cluster__secret_file="s") == "v:2"
+    assert told() == f"{socket.gethostname()}:7071"
+    assert told(cluster__peer_listen="127.0.0.1:0") == "127.0.0.1:0"
 
 
 @pytest.mark.parametrize(
@@ -252,19 +259,34 @@ def test_every_limit_says_where_it_matters_and_has_bounds_with_its_default_withi
         assert kind.minimum <= default <= kind.maximum, field.name
 
 
-# --- replication, which is not there yet -------------------------------------------------------------
+# --- several brokers ----------------------------------------------------------------------------------
 
 
-def test_more_than_one_voter_is_refused_rather_than_ignored() -> None:
+def test_several_voters_need_a_secret() -> None:
     error = refusal({"cluster.voters": "1@b1:7071, 2@b2:7071, 3@b3:7071"})
-    assert error.key == "cluster.voters"
-    assert "belong to replication, which this version does not have" in error.reason
+    assert error.key == "cluster.secret_file"
+    assert error.reason == "is required with 3 voters: by it they know each other"
 
 
-def test_the_only_voter_is_this_broker() -> None:
-    assert "this is broker 1" in refusal({"cluster.voters": "2@b2:7071"}).reason
-    error = refusal({"cluster.voters": "1@b1:7071", "cluster.peer_advertise": "other:7071"})
-    assert "cluster.peer_advertise says other:7071" in error.reason
+def test_a_broker_alone_may_have_a_secret_and_needs_none() -> None:
+    assert loaded().cluster.secret_file is None
+    assert loaded(cluster__secret_file="s").cluster.secret_file == Path("s")
+
+
+def test_this_broker_is_one_of_the_voters() -> None:
+    for others in ("2@b2:7071", "2@b2:7071,3@b3:7071"):
+        error = refusal({"cluster.voters": others, "cluster.secret_file": "s"})
+        assert (error.key, "this is broker 1" in error.reason) == ("cluster.voters", True)
+
+
+def test_a_voters_address_is_the_one_that_it_advertises() -> None:
+    for voters in ("1@b1:7071", "2@b2:7071,1@b1:7071"):
+        settings = {"cluster.voters": voters, "cluster.secret_file": "s"}
+        error = refusal(settings | {"cluster.peer_advertise": "other:7071"})
+        assert (error.key, "cluster.peer_advertise says other:7071" in error.reason) == (
+            "cluster.voters",
+            True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -277,13 +299,6 @@ def test_the_only_voter_is_this_broker() -> None:
 )
 def test_what_is_no_list_of_voters_is_refused(text: str) -> None:
     assert refusal({"cluster.voters": text}).key == "cluster.voters"
-
-
-@pytest.mark.parametrize("key", NOT_YET)
-def test_a_key_of_a_feature_to_come_is_refused_with_the_name_of_the_feature(key: str) -> None:
-    error = refusal({key: "x"})
-    assert error.key == key
-    assert error.reason == "belongs to replication, which this version does not have"
 
 
 # --- files that are none -----------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from millpond.wire.errors import InvalidConfig
-from millpond_broker.config import _FIELDS, NOT_YET, SECTIONS, load
+from millpond_broker.config import _FIELDS, SECTIONS, load
 
-KEYS = [*_FIELDS, *NOT_YET, "broker.x", "x.y", "x", "", "."]
+KEYS = [*_FIELDS, "broker.x", "x.y", "x", "", "."]
 
 words = st.text(max_size=30)
 addresses = st.builds("{}:{}".format, st.text("ab.-[]:%0", max_size=8), st.text("0123456789x٣", max_size=6))
@@ -31,7 +31,7 @@ def try_to_load(path: Path | None, environ: dict[str, str], overrides: dict[str,
     else:
         told = ""
         assert config.broker.client_address(1)
-        assert config.cluster.peer_address
+        assert config.cluster.peer_address(config.broker.id)
     assert len(told) < 1000
     assert len(told.splitlines()) <= 1
 

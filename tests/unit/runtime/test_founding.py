@@ -15,8 +15,8 @@ from millpond_broker.consensus.codec import decode, encode
 from millpond_broker.consensus.store import FIRST_COMMAND_INDEX, Store, is_formatted
 from millpond_broker.core.commands import AddVoter, Barrier, Command, Envelope, InitCluster
 from millpond_broker.core.image import EMPTY, MetadataImage, apply
-from millpond_broker.runtime.control_messages import Asked, Found, Founded, Propose, Replied
-from millpond_broker.runtime.founding import Founding, FoundingOptions, answer_found, why_not_admitted
+from millpond_broker.runtime.control_messages import Asked, Found, Founded, Replied
+from millpond_broker.runtime.founding import Founding, FoundingOptions, answer_found
 from millpond_broker.runtime.peers import Peer, PeerStream, Purpose, StreamClosed
 from millpond_broker.storage.directory import DataDirectory
 from tests.sim.disk import SimFiles, SimulatedCrash
@@ -66,8 +66,23 @@ class Starter:
             disk=Inline(),
             new_id=lambda: bytes([16 * self.broker_id + start]) * 16,
         )
-        await self.streams.start(me, lambda peer: why_not_admitted(self.image, self.broker_id, peer))
+        self.streams.serve(Purpose.CONTROL, self._serve)
+        await self.streams.start(me, self._admit)
         self.task = asyncio.create_task(self._found(directory))
+
+    def _admit(self, peer: Peer) -> str | None:
+        voter = self.image.voters.get(peer.broker_id)
+        if voter is None or voter.directory_id == peer.directory_id:
+            return None
+        return f"broker {peer.broker_id} has another disk; a broker with a new disk needs a new id"
+
+    async def _serve(self, stream: PeerStream) -> None:
+        while True:
+            for message in await stream.receive():
+                assert isinstance(message, Asked)
+                assert isinstance(message.question, Found)
+                answer = self.founding.founded(stream.peer, message.question)
+                stream.send(Replied(message.number, answer))
 
     async def _found(self, directory: DataDirectory) -> None:
         await self.founding.make_formatted(directory)
@@ -394,17 +409,3 @@ async def test_a_first_command_without_a_place_for_this_voter_is_not_taken() -> 
         made[1].streams.serve(Purpose.CONTROL, serve)
         await turns()
         assert not is_formatted(made[0].files, DATA)
-
-
-async def test_a_stream_on_which_more_is_asked_is_ended_so_that_it_comes_again() -> None:
-    async with starters(1, 2) as made:
-        for one in made:
-            await one.start()
-        assert made[0].streams is not None
-        await turns(5)
-        stream = await made[0].streams.open(2, "b:1", Purpose.CONTROL, 1.0)
-        stream.send(Asked(1, Found(VOTERS)))
-        assert await stream.receive() == [Replied(1, Founded(None))]
-        stream.send(Asked(2, Propose(Envelope(b"p" * 16, 1, 0, Barrier()), 1000)))
-        with pytest.raises(StreamClosed):
-            await stream.receive()

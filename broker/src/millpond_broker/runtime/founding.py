@@ -35,11 +35,10 @@ from millpond_broker.consensus.store import (
 from millpond_broker.core.commands import REPLICATION_LEVEL, AddVoter, Envelope, InitCluster, Voter
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.observe.logs import event
-from millpond_broker.runtime.control_messages import Asked, Found, Founded, Replied
+from millpond_broker.runtime.control_messages import Asked, Failed, Found, Founded, Replied
 from millpond_broker.runtime.peers import (
     Peer,
     PeerRefused,
-    PeerStream,
     PeerStreams,
     PeerUnreachable,
     Purpose,
@@ -78,23 +77,6 @@ def answer_found(image: MetadataImage, peer: Peer) -> Founded:
     return Founded(encode(Envelope(image.cluster_id, 1, 0, AddVoter(voter))))
 
 
-def why_not_admitted(image: MetadataImage, broker_id: int, peer: Peer) -> str | None:
-    """Why a peer gets no stream to or from this broker, for good; None if it may have one. A voter or broker
-    whose disk was wiped has another directory id than the one whose place it would take.
-    """
-    if peer.broker_id == broker_id:
-        return f"it says that it is broker {peer.broker_id}, which this one is"
-    if image.cluster_id and peer.cluster_id and image.cluster_id != peer.cluster_id:
-        return f"it belongs to cluster {peer.cluster_id.hex()}, not {image.cluster_id.hex()}"
-    known = image.voters.get(peer.broker_id) or image.brokers.get(peer.broker_id)
-    if known is not None and known.directory_id != peer.directory_id:
-        return (
-            f"broker {peer.broker_id} has data directory {known.directory_id}, not {peer.directory_id}: a"
-            " broker with a new disk needs a new id"
-        )
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class FoundingOptions:
     """Who founds the cluster, as this voter is configured."""
@@ -115,9 +97,7 @@ class _Told:
 
 
 class Founding:
-    """Of one voter, at each of its starts. It serves control streams until somebody else does: on those it
-    answers `Found`, and ends one on which anything else is asked.
-    """
+    """Of one voter, at each of its starts. Whoever serves its control streams passes `Found` on to it."""
 
     def __init__(
         self,
@@ -146,7 +126,6 @@ class Founding:
 
         Raises NotADataDirectory: this disk has been wiped, in whole or in part. StorageFailed, StorageFull.
         """
-        self._streams.serve(Purpose.CONTROL, self._serve)
         if await self._on_disk(directory, lambda: is_formatted(self._files, directory.path)):
             return
         if await self._on_disk(directory, lambda: self._files.list(directory.partitions)):
@@ -174,15 +153,6 @@ class Founding:
                 f"it is configured with voters {_text(self._options.voters)}, not {_text(question.voters)}",
             )
         return Founded(None)
-
-    async def _serve(self, stream: PeerStream) -> None:
-        while True:
-            for message in await stream.receive():
-                match message:
-                    case Asked(number, Found() as question):
-                        stream.send(Replied(number, self.founded(stream.peer, question)))
-                    case _:
-                        return  # who asks for more comes back: to somebody who can answer
 
     # --- asking ------------------------------------------------------------------------------------------
 
@@ -231,8 +201,11 @@ class Founding:
                     stream.send(Asked(1, Found(self._options.voters)))
                     while True:
                         for message in await stream.receive():
-                            if isinstance(message, Replied) and isinstance(message.reply, Founded):
-                                return _Told(stream.peer, message.reply)
+                            match message:
+                                case Replied(_, Founded() as answer):
+                                    return _Told(stream.peer, answer)
+                                case Replied(_, Failed(reason)):
+                                    return reason
                 finally:
                     stream.close()
         except PeerRefused as refused:
