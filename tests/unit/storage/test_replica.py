@@ -29,6 +29,7 @@ from tests.unit.storage.builders import (
     opened,
     per_segment,
     placed,
+    put,
     segment_path,
     sync,
     tiny,
@@ -350,6 +351,17 @@ def test_that_there_may_be_gaps_is_on_record_before_the_first(files: SimFiles) -
         tap.clear()
         log.append_replica(parse_push(placed(batch(b"x"), 7)))
         assert tap.changes.index("rename checkpoint") < tap.changes.index(f"write {segment_path(0).name}")
+
+
+def test_a_hole_that_shows_while_running_is_damage(files: SimFiles) -> None:
+    """Rule 41: also where no index entry tells what should stand there."""
+    with opened(files, tiny(index_interval_bytes=1 << 20)) as log:
+        fill(log, 3)
+        sync(log)
+        put(files, segment_path(0), placed(batch(value(7)), 7), 2 * (STORED_BYTES + VALUE_BYTES))
+        assert log.read_framed(0, EVERYTHING, EVERYTHING).next_offset == 2
+        assert log.corruption is not None
+        assert log.corruption.offset == 2
 
 
 def test_a_missing_segment_is_damage_also_where_there_may_be_gaps(files: SimFiles) -> None:
