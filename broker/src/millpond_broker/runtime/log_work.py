@@ -139,8 +139,8 @@ class LogWork:
             partition.log = None
             await self._delete(partition, log)
             return
-        if log is None:
-            return  # it could not be opened
+        if log is None or (isinstance(work, Reopen) and log.failure is None):
+            return  # it could not be opened; or it was asked for twice
         partition.log = None
         try:
             match work:
