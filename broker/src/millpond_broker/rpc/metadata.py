@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -13,6 +14,10 @@ from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.rpc.calls import Context, parse, refuse, unary
 from millpond_broker.rpc.translate import cluster_metadata
 from millpond_broker.runtime.broker import Broker
+
+IDLE_SECONDS: Final = 1.0
+"""A watch on which nothing changes gets a sign of life so often: what hangs is found out by its silence, well
+before the connection is."""
 
 
 class MetadataService:
@@ -41,7 +46,12 @@ class MetadataService:
             async with self._broker.watch_stream() as feed:
                 known: MetadataImage | None = None
                 while True:  # until the client leaves, or the feed ends with the broker
-                    image = await feed.newer_than(known)
+                    try:
+                        async with asyncio.timeout(IDLE_SECONDS):
+                            image = await feed.newer_than(known)
+                    except TimeoutError:
+                        await context.write(b"")
+                        continue
                     await context.write(self._update(known, image).SerializeToString())
                     known = image
         except MillpondError as error:
@@ -49,11 +59,12 @@ class MetadataService:
 
     def _update(self, known: MetadataImage | None, image: MetadataImage) -> metadata_pb2.MetadataUpdate:
         if known is None:
-            return metadata_pb2.MetadataUpdate(changed=self._cluster(image, list(image.topics.values())))
+            changed = self._cluster(image, list(image.topics.values()))
+            return metadata_pb2.MetadataUpdate(changed=changed, idle_ms=int(IDLE_SECONDS * 1000))
         # An image shares with the one before it what did not change.
-        changed = [topic for key, topic in image.topics.items() if known.topics.get(key) is not topic]
+        topics = [topic for key, topic in image.topics.items() if known.topics.get(key) is not topic]
         removed = [key for key in known.topics if key not in image.topics]
-        return metadata_pb2.MetadataUpdate(changed=self._cluster(image, changed), removed_topic_ids=removed)
+        return metadata_pb2.MetadataUpdate(changed=self._cluster(image, topics), removed_topic_ids=removed)
 
 
 def _topics(image: MetadataImage, names: Iterable[str]) -> list[TopicImage]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import random
 from collections.abc import Callable, Coroutine, Iterator
@@ -30,6 +29,7 @@ from millpond.wire.errors import (
     ClusterUnavailable,
     ForkedClient,
     MillpondError,
+    NotController,
     OperationTimeout,
     UnknownTopic,
 )
@@ -40,6 +40,14 @@ METADATA: Final = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
 
 WATCH_FIRST_S: Final = 3.0
 """A broker that takes a watch and sends nothing for so long is passed over for the next address."""
+WATCH_SILENCES: Final = 3
+"""A broker that says how often it gives a sign of life, and missed so many, is left for the next address."""
+WATCH_BEHIND_S: Final = 3.0
+"""And one whose metadata was older than what is known here for so long."""
+TOO_LATE_S: Final = 0.05
+"""With less time left, another attempt only hides why the one before it failed."""
+ATTEMPT_S: Final = 10.0
+"""A broker that takes longer for a call is passed over for the next, if the call has time left."""
 DESCRIBE_S: Final = 5.0
 """A broker that takes longer to describe what it knows is passed over likewise."""
 RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
@@ -231,12 +239,16 @@ class Connection:
         await asyncio.shield(self._changed)
 
     async def topic(self, name: str, deadline: Deadline) -> TopicView:
-        """The topic of that name. Raises UnknownTopic once a broker said, now, that there is none."""
+        """The topic of that name. Raises UnknownTopic once the controller, or whoever could be asked, said
+        that there is none.
+        """
         self.check()
         if (known := self.view.topics.get(name)) is not None:
             return known
         request = metadata_pb2.DescribeRequest(topics=[name])
         answer = await self.call_any(METADATA, "Describe", request, deadline, attempt_s=DESCRIBE_S)
+        if not answer.topics and answer.controller_id:
+            answer = await self._describe_at(answer.controller_id, request, deadline) or answer
         if not answer.topics:
             raise UnknownTopic(topic=name)
         view = await self.until(
@@ -247,6 +259,20 @@ class Connection:
         if name not in view.topics:
             raise UnknownTopic(topic=name)
         return view.topics[name]
+
+    async def _describe_at(self, broker: int, request: Any, deadline: Deadline) -> Any:
+        """What the controller says: whoever was asked may be behind it by what somebody was told just now.
+        None where it does not answer.
+        """
+        try:
+            link = self.link(broker)
+            if link.address == self._watched:
+                return None
+            seconds = min(DESCRIBE_S, self.left_s(deadline))
+            return await link.call(METADATA, "Describe", request, seconds)
+        except MillpondError:
+            self.check()
+            return None
 
     def tried(self) -> dict[str, str]:
         """Each known address and what went wrong there."""
@@ -272,14 +298,16 @@ class Connection:
         request: Any,
         deadline: Deadline,
         *,
-        attempt_s: float = math.inf,
+        attempt_s: float = ATTEMPT_S,
         unanswered: list[str] | None = None,
+        accept: Callable[[Any], bool] | None = None,
     ) -> Any:
         """Call whichever broker answers, the watched one first, again and again until the deadline.
 
         Only for calls that may be repeated: one whose answer was lost is made anew, its address in
-        `unanswered`. A broker that does not answer within `attempt_s` is left for the next. Raises
-        ClusterUnavailable, which names each address, when none could be reached in time.
+        `unanswered`. A broker that does not answer within `attempt_s`, or with what `accept` refuses since
+        it is behind, is left for the next. Raises ClusterUnavailable, which names each address, when none
+        could be reached in time.
         """
         tried: dict[str, str] = {}
         rounds = 0
@@ -287,21 +315,28 @@ class Connection:
             for address in self._candidates():
                 left_s = self.left_s(deadline)
                 try:
-                    return await self.link(address).call(service, method, request, min(left_s, attempt_s))
+                    answer = await self.link(address).call(service, method, request, min(left_s, attempt_s))
                 except ClusterUnavailable as error:
                     tried |= error.tried
                     if unanswered is not None and REFUSED not in error.tried.values():
                         unanswered.append(address)
-                except BrokerNotReady as error:
+                except (BrokerNotReady, NotController) as error:
                     tried[address] = str(error)
-                except OperationTimeout:
-                    if left_s > attempt_s:
-                        tried[address] = f"no answer within {attempt_s:g} s"
+                except OperationTimeout as error:
+                    if self.left_s(deadline) > TOO_LATE_S:
+                        # Hung, or a broker's own word that it does not know what became of it.
+                        tried[address] = str(error)
+                        if unanswered is not None:
+                            unanswered.append(address)
                         continue
                     if tried:
                         raise ClusterUnavailable(tried=tried) from None
                     # The method's name says which call it was; how long its caller gave it, only this.
                     raise OperationTimeout(what=method, timeout=deadline.timeout) from None
+                else:
+                    if accept is None or accept(answer):
+                        return answer
+                    tried[address] = "its metadata is behind"
             rounds += 1
             try:
                 await self.pause(rounds, deadline, method)
@@ -319,15 +354,16 @@ class Connection:
     async def _keep_watching(self) -> None:
         """Watch somebody, always. Ends by being cancelled."""
         failures = 0
-        turn = 0
+        last: str | None = None
         while True:
             candidates = self._candidates()
-            address = candidates[turn % len(candidates)]
-            if await self._watch(address):
-                failures, turn = 0, 0
+            # Round all of them, whoever failed last comes last.
+            at = candidates.index(last) + 1 if last in candidates else 0
+            last = candidates[at % len(candidates)]
+            if await self._watch(last):
+                failures = 0
                 self._tried.clear()
                 candidates = self._candidates()
-            turn += 1
             failures += 1
             if failures % len(candidates) == 0:
                 jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
@@ -336,17 +372,26 @@ class Connection:
     async def _watch(self, address: str) -> bool:
         """Watch one broker until the stream ends; whether it sent anything."""
         heard = False
+        patience: float | None = WATCH_FIRST_S
+        version, current_at = -1, self._loop.time()
         call = self.link(address).watch(METADATA, "Watch", metadata_pb2.WatchRequest())
         try:
-            async with asyncio.timeout(WATCH_FIRST_S):
-                update = await call.read()
-            while update is not grpc.aio.EOF:
-                self._apply(update, whole=not heard)
+            while (update := await _read_within(call, patience)) is not grpc.aio.EOF:
+                if not heard:
+                    patience = WATCH_SILENCES * update.idle_ms / 1000 or None
+                if update.HasField("changed"):
+                    self._apply(update, whole=not heard)
+                    version = update.changed.version
                 heard, self._watched = True, address
-                update = await call.read()
-            self._tried[address] = "it ended the watch"
+                if version >= self.view.version:
+                    current_at = self._loop.time()
+                elif self._loop.time() - current_at >= WATCH_BEHIND_S:
+                    self._tried[address] = "its metadata is behind"
+                    break
+            else:
+                self._tried[address] = "it ended the watch"
         except TimeoutError:
-            self._tried[address] = f"connected, but no answer within {WATCH_FIRST_S:g} s"
+            self._tried[address] = f"connected, but no answer within {patience:g} s"
         except grpc.aio.AioRpcError as error:
             told = self.link(address).error_of(error, "Watch")
             tried = told.tried.get(address) if isinstance(told, ClusterUnavailable) else None
@@ -367,3 +412,9 @@ class Connection:
         changed, self._changed = self._changed, self._loop.create_future()
         if not changed.done():
             changed.set_result(None)
+
+
+async def _read_within(call: Any, seconds: float | None) -> Any:
+    """The next message of a stream. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        return await call.read()

@@ -16,6 +16,9 @@ from millpond.wire.record import TopicPartition
 
 OFFSETS: Final = offsets_pb2.DESCRIPTOR.services_by_name["OffsetService"]
 
+ATTEMPT_S: Final = 3.0
+"""A leader that takes longer may hang; by then the view says who leads instead."""
+
 T = TypeVar("T")
 
 
@@ -129,7 +132,9 @@ async def _ask(
     )
     try:
         link = connection.link(broker)
-        response = await link.call(OFFSETS, "ListOffsets", request, connection.left_s(deadline))
+        response = await link.call(
+            OFFSETS, "ListOffsets", request, min(ATTEMPT_S, connection.left_s(deadline))
+        )
     except MillpondError as error:
         return {}, error
     answers: dict[TopicPartition, OffsetAnswer] = {}

@@ -8,7 +8,7 @@ from typing import Final
 
 from millpond._core.cluster import BrokerView, ClusterView, TopicView
 from millpond._core.retry import Deadline
-from millpond._transport.connection import DESCRIBE_S, METADATA, Connection
+from millpond._transport.connection import ATTEMPT_S, DESCRIBE_S, METADATA, Connection
 from millpond._transport.offsets import by_leader, pause_or_raise
 from millpond._transport.translate import broker_of, topic_of
 from millpond.v1 import admin_pb2, metadata_pb2
@@ -87,7 +87,17 @@ async def describe(
 ) -> tuple[list[TopicView], list[BrokerView], int | None]:
     """What a broker says now: the topics of these names (of all, for none), the brokers, the controller."""
     request = metadata_pb2.DescribeRequest(topics=topics)
-    answer = await connection.call_any(METADATA, "Describe", request, deadline, attempt_s=DESCRIBE_S)
+    answer = await connection.call_any(
+        METADATA,
+        "Describe",
+        request,
+        deadline,
+        attempt_s=DESCRIBE_S,
+        # Whoever asked twice would otherwise see a change undone.
+        accept=lambda answer: (
+            answer.version >= connection.view.version or answer.cluster_id != connection.view.cluster_id
+        ),
+    )
     return (
         sorted((topic_of(topic) for topic in answer.topics), key=lambda topic: topic.name),
         sorted(broker_of(broker) for broker in answer.brokers),
@@ -196,7 +206,8 @@ async def _trim(
     )
     try:
         link = connection.link(broker)
-        response = await link.call(ADMIN, "TrimTopic", request, connection.left_s(deadline))
+        seconds = min(ATTEMPT_S, connection.left_s(deadline))
+        response = await link.call(ADMIN, "TrimTopic", request, seconds)
     except MillpondError as error:
         return {}, error
     return dict(response.log_starts), None

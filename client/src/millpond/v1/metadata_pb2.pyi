@@ -45,12 +45,14 @@ class ClusterMetadata(_message.Message):
     def __init__(self, cluster_id: _Optional[bytes] = ..., version: _Optional[int] = ..., controller_id: _Optional[int] = ..., brokers: _Optional[_Iterable[_Union[Broker, _Mapping]]] = ..., topics: _Optional[_Iterable[_Union[Topic, _Mapping]]] = ..., batch_bytes_max: _Optional[int] = ...) -> None: ...
 
 class MetadataUpdate(_message.Message):
-    __slots__ = ("changed", "removed_topic_ids")
+    __slots__ = ("changed", "removed_topic_ids", "idle_ms")
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     REMOVED_TOPIC_IDS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
     changed: ClusterMetadata
     removed_topic_ids: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, changed: _Optional[_Union[ClusterMetadata, _Mapping]] = ..., removed_topic_ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    idle_ms: int
+    def __init__(self, changed: _Optional[_Union[ClusterMetadata, _Mapping]] = ..., removed_topic_ids: _Optional[_Iterable[bytes]] = ..., idle_ms: _Optional[int] = ...) -> None: ...
 
 class Broker(_message.Message):
     __slots__ = ("id", "address", "rack", "state", "epoch", "version")

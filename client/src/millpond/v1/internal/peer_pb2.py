@@ -24,31 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmillpond/v1/internal/peer.proto\x12\x14millpond.v1.internal\"\x9d\x02\n\tPeerFrame\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.millpond.v1.internal.PeerHelloH\x00\x12\x38\n\tchallenge\x18\x02 \x01(\x0b\x32#.millpond.v1.internal.PeerChallengeH\x00\x12\x30\n\x05proof\x18\x03 \x01(\x0b\x32\x1f.millpond.v1.internal.PeerProofH\x00\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\".millpond.v1.internal.PeerAcceptedH\x00\x12\x32\n\x06pieces\x18\x05 \x01(\x0b\x32 .millpond.v1.internal.PeerPiecesH\x00\x42\x06\n\x04kind\"\\\n\x08PeerName\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x64irectory_id\x18\x02 \x01(\t\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x04 \x01(\x0c\"\xa3\x01\n\tPeerHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12,\n\x04role\x18\x02 \x01(\x0e\x32\x1e.millpond.v1.internal.PeerRole\x12.\n\x06opener\x18\x03 \x01(\x0b\x32\x1e.millpond.v1.internal.PeerName\x12\x18\n\x10wanted_broker_id\x18\x04 \x01(\r\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"N\n\rPeerChallenge\x12.\n\x06server\x18\x01 \x01(\x0b\x32\x1e.millpond.v1.internal.PeerName\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"\x18\n\tPeerProof\x12\x0b\n\x03mac\x18\x01 \x01(\x0c\"\x1b\n\x0cPeerAccepted\x12\x0b\n\x03mac\x18\x01 \x01(\x0c\"=\n\nPeerPieces\x12/\n\x06pieces\x18\x01 \x03(\x0b\x32\x1f.millpond.v1.internal.PeerPiece\"J\n\tPeerPiece\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0b\n\x03mac\x18\x04 \x01(\x0c*o\n\x08PeerRole\x12\x19\n\x15PEER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12PEER_ROLE_METADATA\x10\x01\x12\x15\n\x11PEER_ROLE_CONTROL\x10\x02\x12\x19\n\x15PEER_ROLE_REPLICATION\x10\x03\x32\x85\x02\n\x0bPeerService\x12P\n\x08Metadata\x12\x1f.millpond.v1.internal.PeerFrame\x1a\x1f.millpond.v1.internal.PeerFrame(\x01\x30\x01\x12O\n\x07\x43ontrol\x12\x1f.millpond.v1.internal.PeerFrame\x1a\x1f.millpond.v1.internal.PeerFrame(\x01\x30\x01\x12S\n\x0bReplication\x12\x1f.millpond.v1.internal.PeerFrame\x1a\x1f.millpond.v1.internal.PeerFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmillpond/v1/internal/peer.proto\x12\x14millpond.v1.internal\"\xd3\x02\n\tPeerFrame\x12\x30\n\x05hello\x18\x01 \x01(\x0b\x32\x1f.millpond.v1.internal.PeerHelloH\x00\x12\x38\n\tchallenge\x18\x02 \x01(\x0b\x32#.millpond.v1.internal.PeerChallengeH\x00\x12\x30\n\x05proof\x18\x03 \x01(\x0b\x32\x1f.millpond.v1.internal.PeerProofH\x00\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\".millpond.v1.internal.PeerAcceptedH\x00\x12\x32\n\x06pieces\x18\x05 \x01(\x0b\x32 .millpond.v1.internal.PeerPiecesH\x00\x12\x34\n\x07refusal\x18\x06 \x01(\x0b\x32!.millpond.v1.internal.PeerRefusalH\x00\x42\x06\n\x04kind\"\\\n\x08PeerName\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x64irectory_id\x18\x02 \x01(\t\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x04 \x01(\x0c\"\xa3\x01\n\tPeerHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12,\n\x04role\x18\x02 \x01(\x0e\x32\x1e.millpond.v1.internal.PeerRole\x12.\n\x06opener\x18\x03 \x01(\x0b\x32\x1e.millpond.v1.internal.PeerName\x12\x18\n\x10wanted_broker_id\x18\x04 \x01(\r\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"N\n\rPeerChallenge\x12.\n\x06server\x18\x01 \x01(\x0b\x32\x1e.millpond.v1.internal.PeerName\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"\x18\n\tPeerProof\x12\x0b\n\x03mac\x18\x01 \x01(\x0c\"\x1b\n\x0cPeerAccepted\x12\x0b\n\x03mac\x18\x01 \x01(\x0c\"*\n\x0bPeerRefusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0b\n\x03mac\x18\x02 \x01(\x0c\"=\n\nPeerPieces\x12/\n\x06pieces\x18\x01 \x03(\x0b\x32\x1f.millpond.v1.internal.PeerPiece\"J\n\tPeerPiece\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05\x66lags\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0b\n\x03mac\x18\x04 \x01(\x0c*o\n\x08PeerRole\x12\x19\n\x15PEER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12PEER_ROLE_METADATA\x10\x01\x12\x15\n\x11PEER_ROLE_CONTROL\x10\x02\x12\x19\n\x15PEER_ROLE_REPLICATION\x10\x03\x32\x85\x02\n\x0bPeerService\x12P\n\x08Metadata\x12\x1f.millpond.v1.internal.PeerFrame\x1a\x1f.millpond.v1.internal.PeerFrame(\x01\x30\x01\x12O\n\x07\x43ontrol\x12\x1f.millpond.v1.internal.PeerFrame\x1a\x1f.millpond.v1.internal.PeerFrame(\x01\x30\x01\x12S\n\x0bReplication\x12\x1f.millpond.v1.internal.PeerFrame\x1a\x1f.millpond.v1.internal.PeerFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millpond.v1.internal.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PEERROLE']._serialized_start=879
-  _globals['_PEERROLE']._serialized_end=990
+  _globals['_PEERROLE']._serialized_start=977
+  _globals['_PEERROLE']._serialized_end=1088
   _globals['_PEERFRAME']._serialized_start=58
-  _globals['_PEERFRAME']._serialized_end=343
-  _globals['_PEERNAME']._serialized_start=345
-  _globals['_PEERNAME']._serialized_end=437
-  _globals['_PEERHELLO']._serialized_start=440
-  _globals['_PEERHELLO']._serialized_end=603
-  _globals['_PEERCHALLENGE']._serialized_start=605
-  _globals['_PEERCHALLENGE']._serialized_end=683
-  _globals['_PEERPROOF']._serialized_start=685
-  _globals['_PEERPROOF']._serialized_end=709
-  _globals['_PEERACCEPTED']._serialized_start=711
-  _globals['_PEERACCEPTED']._serialized_end=738
-  _globals['_PEERPIECES']._serialized_start=740
-  _globals['_PEERPIECES']._serialized_end=801
-  _globals['_PEERPIECE']._serialized_start=803
-  _globals['_PEERPIECE']._serialized_end=877
-  _globals['_PEERSERVICE']._serialized_start=993
-  _globals['_PEERSERVICE']._serialized_end=1254
+  _globals['_PEERFRAME']._serialized_end=397
+  _globals['_PEERNAME']._serialized_start=399
+  _globals['_PEERNAME']._serialized_end=491
+  _globals['_PEERHELLO']._serialized_start=494
+  _globals['_PEERHELLO']._serialized_end=657
+  _globals['_PEERCHALLENGE']._serialized_start=659
+  _globals['_PEERCHALLENGE']._serialized_end=737
+  _globals['_PEERPROOF']._serialized_start=739
+  _globals['_PEERPROOF']._serialized_end=763
+  _globals['_PEERACCEPTED']._serialized_start=765
+  _globals['_PEERACCEPTED']._serialized_end=792
+  _globals['_PEERREFUSAL']._serialized_start=794
+  _globals['_PEERREFUSAL']._serialized_end=836
+  _globals['_PEERPIECES']._serialized_start=838
+  _globals['_PEERPIECES']._serialized_end=899
+  _globals['_PEERPIECE']._serialized_start=901
+  _globals['_PEERPIECE']._serialized_end=975
+  _globals['_PEERSERVICE']._serialized_start=1091
+  _globals['_PEERSERVICE']._serialized_end=1352
 # @@protoc_insertion_point(module_scope)

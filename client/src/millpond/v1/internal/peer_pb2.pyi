@@ -19,18 +19,20 @@ PEER_ROLE_CONTROL: PeerRole
 PEER_ROLE_REPLICATION: PeerRole
 
 class PeerFrame(_message.Message):
-    __slots__ = ("hello", "challenge", "proof", "accepted", "pieces")
+    __slots__ = ("hello", "challenge", "proof", "accepted", "pieces", "refusal")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     PIECES_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
     hello: PeerHello
     challenge: PeerChallenge
     proof: PeerProof
     accepted: PeerAccepted
     pieces: PeerPieces
-    def __init__(self, hello: _Optional[_Union[PeerHello, _Mapping]] = ..., challenge: _Optional[_Union[PeerChallenge, _Mapping]] = ..., proof: _Optional[_Union[PeerProof, _Mapping]] = ..., accepted: _Optional[_Union[PeerAccepted, _Mapping]] = ..., pieces: _Optional[_Union[PeerPieces, _Mapping]] = ...) -> None: ...
+    refusal: PeerRefusal
+    def __init__(self, hello: _Optional[_Union[PeerHello, _Mapping]] = ..., challenge: _Optional[_Union[PeerChallenge, _Mapping]] = ..., proof: _Optional[_Union[PeerProof, _Mapping]] = ..., accepted: _Optional[_Union[PeerAccepted, _Mapping]] = ..., pieces: _Optional[_Union[PeerPieces, _Mapping]] = ..., refusal: _Optional[_Union[PeerRefusal, _Mapping]] = ...) -> None: ...
 
 class PeerName(_message.Message):
     __slots__ = ("broker_id", "directory_id", "cluster_id", "incarnation")
@@ -77,6 +79,14 @@ class PeerAccepted(_message.Message):
     MAC_FIELD_NUMBER: _ClassVar[int]
     mac: bytes
     def __init__(self, mac: _Optional[bytes] = ...) -> None: ...
+
+class PeerRefusal(_message.Message):
+    __slots__ = ("reason", "mac")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    mac: bytes
+    def __init__(self, reason: _Optional[str] = ..., mac: _Optional[bytes] = ...) -> None: ...
 
 class PeerPieces(_message.Message):
     __slots__ = ("pieces",)
