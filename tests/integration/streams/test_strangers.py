@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -17,7 +18,8 @@ from millpond_broker.rpc import control_codec
 from millpond_broker.rpc.peer_frames import BODY, LAST, STREAM_PAYLOAD_BYTES_MAX, Cutter
 from millpond_broker.rpc.peer_gate import HANDSHAKES_MAX
 from millpond_broker.rpc.peer_server import SERVICE
-from millpond_broker.runtime.peers import PeerUnreachable, Purpose, StreamClosed
+from millpond_broker.rpc.peer_stream import GrpcPeerStream
+from millpond_broker.runtime.peers import PeerRefused, PeerUnreachable, Purpose, StreamClosed
 from tests.integration.peers.raw import RawPeer
 from tests.integration.peers.test_strangers import GARBAGE
 from tests.integration.peers.voters import WAIT_SECONDS
@@ -50,7 +52,8 @@ async def test_a_broker_with_another_secret_opens_nothing_and_is_asked_about_by_
 async def test_a_peer_that_the_server_does_not_admit_gets_no_stream(broker: MakeBroker) -> None:
     one, two = await broker(1), await broker(2)
     two.refused[1] = "it has another disk"
-    assert "it has another disk" in await unreachable(one.open(two))
+    with pytest.raises(PeerRefused, match="it has another disk"):
+        await one.open(two)
     assert one.asked == []
     del two.refused[1]
     await one.pair(two)
@@ -59,12 +62,33 @@ async def test_a_peer_that_the_server_does_not_admit_gets_no_stream(broker: Make
 async def test_a_peer_that_the_opener_does_not_admit_gets_no_stream(broker: MakeBroker) -> None:
     one, two = await broker(1), await broker(2)
     one.refused[2] = "it has another disk"
-    assert "it has another disk" in await unreachable(one.open(two))
+    with pytest.raises(PeerRefused, match="it has another disk"):
+        await one.open(two)
     if not two.came.empty():  # it was over before it was of use
         with pytest.raises(StreamClosed):
             await two.came.get_nowait().receive()
     del one.refused[2]
     await one.open(two)
+
+
+async def test_a_refusal_by_a_stranger_is_not_taken_for_a_peers(broker: MakeBroker) -> None:
+    """Who is refused by a peer may give up for good."""
+    one = await broker(1)
+
+    def deny(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "go away")
+
+    handlers: dict[str, Any] = {"Control": grpc.stream_stream_rpc_method_handler(deny)}
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with pytest.raises(PeerUnreachable) as caught:
+            await one.streams.open(2, f"127.0.0.1:{port}", Purpose.CONTROL, 5)
+        assert not isinstance(caught.value, PeerRefused)
+        assert "go away" in str(caught.value)
+        await asyncio.to_thread(server.stop(None).wait)
 
 
 async def test_another_broker_at_the_address_is_not_taken_for_the_one_that_is_meant(
@@ -150,7 +174,9 @@ async def test_a_stream_that_goes_wrong_after_its_proof_is_ended_and_nothing_aft
             case "mirrored":
                 # What a broker has sent itself is sound in the other direction only.
                 far.send(answer(1))
-                raw.send(await asyncio.to_thread(raw.read))
+                frame_back = await asyncio.to_thread(raw.read)
+                await until(lambda: isinstance(far, GrpcPeerStream) and not far._is_handed)
+                raw.send(frame_back)
         parcels(raw, sound)
         code, details = await asyncio.to_thread(raw.ended)
     assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS), details

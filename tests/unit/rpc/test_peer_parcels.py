@@ -121,6 +121,35 @@ def test_a_proof_for_one_use_is_none_for_another(said: pb.PeerRole, meant: pb.Pe
     assert outcome in (Reason.SECRET, Reason.MALFORMED)
 
 
+def refusing(alter: Alter = lambda _: None, secret: bytes = SECRET) -> Callable[[], object]:
+    """An opener's last step, where the server refuses it."""
+    start = b"s" * 16
+    role = pb.PEER_ROLE_CONTROL
+    one = Opener(SECRET, ONE, wanted=2, role=role, nonce=b"1" * NONCE_BYTES, incarnation=start)
+    two = Server(SECRET, TWO, role=role, nonce=b"2" * NONCE_BYTES, incarnation=start)
+    two.check(one.prove(two.challenge(one.hello())))
+    stranger = Server(secret, TWO, role=role, nonce=b"2" * NONCE_BYTES, incarnation=start)
+    stranger.challenge(one.hello())
+    answer = stranger.refuse("it has another disk")
+    alter(answer)
+    return lambda: one.finish(answer)
+
+
+def test_a_refusal_is_believed_of_who_has_the_secret_only() -> None:
+    """Whoever believes it asks no more."""
+
+    def other_reason(frame: pb.PeerFrame) -> None:
+        frame.refusal.reason += "!"
+
+    def accepts(frame: pb.PeerFrame) -> None:
+        frame.accepted.mac = frame.refusal.mac
+
+    assert refused(refusing()) is Reason.NOT_ADMITTED
+    assert refused(refusing(secret=b"another secret than ours")) is Reason.SECRET
+    assert refused(refusing(other_reason)) is Reason.SECRET
+    assert refused(refusing(accepts)) is Reason.SECRET
+
+
 # --- parcels -------------------------------------------------------------------------------------------
 
 

@@ -119,7 +119,7 @@ class Dial:
         except LinkRefused as refused:
             self._done(refused)
         except grpc.RpcError as error:
-            self._done(self._given_up or LinkRefused(_reason(error), told_by(error)))
+            self._done(self._given_up or LinkRefused(Reason.UNREACHABLE, told_by(error)))
         except Exception as error:  # a thread's root: a mistake of ours ends this attempt and no other
             event(_log, logging.ERROR, "peer_stream_failed", peer=self._wanted, trace=error)
             self._done(LinkRefused(Reason.FAILED, f"{type(error).__name__} in an attempt"))
@@ -161,11 +161,6 @@ def _next(call: Any) -> pb.PeerFrame:
     if data is None:
         raise LinkRefused(Reason.REFUSED, "it ended the stream within the handshake")
     return parse_frame(data)
-
-
-def _reason(error: grpc.RpcError) -> Reason:
-    denied = isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.PERMISSION_DENIED
-    return Reason.NOT_ADMITTED if denied else Reason.UNREACHABLE
 
 
 def peer_of(proven: Proven) -> Peer:

@@ -4,7 +4,7 @@
     Hello(version, role, who, wanted, nonce) →
                                               ← Challenge(who, nonce)
     Proof(mac) →
-                                              ← Accepted(mac)
+                                              ← Accepted(mac), or Refusal(reason, mac)
 
 Each MAC covers all fields of Hello and Challenge, so that whatever was altered on the way makes it wrong; and
 the two have different labels, so that neither end's answer can be sent back to it as one's own. The opener
@@ -120,9 +120,16 @@ class Opener:
         return pb.PeerFrame(proof=pb.PeerProof(mac=self._mac(b"opener")))
 
     def finish(self, answer: pb.PeerFrame) -> Proven:
-        """Who it is that has proven itself. Raises LinkRefused."""
-        _check_kind(answer, "accepted")
+        """Who it is that has proven itself. Raises LinkRefused; NOT_ADMITTED if it has, and does not let this
+        end in.
+        """
         assert self._challenge is not None, "prove comes first"
+        if answer.WhichOneof("kind") == "refusal":
+            reason = answer.refusal.reason
+            if not hmac.compare_digest(answer.refusal.mac, self._mac(_refusal_label(reason))):
+                raise LinkRefused(Reason.SECRET, "its refusal is nobody's: it has another cluster secret")
+            raise LinkRefused(Reason.NOT_ADMITTED, reason)
+        _check_kind(answer, "accepted")
         if not hmac.compare_digest(answer.accepted.mac, self._mac(b"server")):
             raise LinkRefused(Reason.SECRET, "its proof is wrong: it has another cluster secret")
         return _proven(self._challenge.server, self._hello.role, self._mac)
@@ -179,9 +186,17 @@ class Server:
         """This end's own proof: only for a peer that has passed `check`."""
         return pb.PeerFrame(accepted=pb.PeerAccepted(mac=self._mac(b"server")))
 
+    def refuse(self, reason: str) -> pb.PeerFrame:
+        """That a peer is not let in, told to one that has passed `check`."""
+        return pb.PeerFrame(refusal=pb.PeerRefusal(reason=reason, mac=self._mac(_refusal_label(reason))))
+
     def _mac(self, label: bytes) -> bytes:
         assert self._hello is not None, "challenge comes first"
         return _mac(self._secret, label, self._hello, self._challenge)
+
+
+def _refusal_label(reason: str) -> bytes:
+    return b"refusal " + reason.encode()
 
 
 def _proven(name: pb.PeerName, role: pb.PeerRole, mac: Callable[[bytes], bytes]) -> Proven:

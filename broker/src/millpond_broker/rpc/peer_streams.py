@@ -38,7 +38,7 @@ SERVED_PER_PEER_MAX: Final = 8
 """Streams of one peer that are served at once: for heartbeats, questions, replication and probes, and as many
 again whose ends have not been noticed yet. The newest gets in, and the oldest has to go."""
 OPENED_STREAMS_MAX: Final = 256
-"""Attempts and streams of our own, at once: two threads and a connection each."""
+"""Attempts and streams of our own, at once: three threads and a connection each."""
 CLOSE_SECONDS_MAX: Final = 3.0
 """For everything that `close` waits for, together."""
 
@@ -106,7 +106,8 @@ class GrpcPeerStreams:
                 dial.give_up(LinkRefused(Reason.CLOSED, "the event loop is closed"))
 
         def make(peer: Peer, proven: Proven, cancel: Callable[[], object]) -> GrpcPeerStream:
-            self._check_admitted(peer)
+            if (refusal := self._refusal(peer)) is not None:
+                raise LinkRefused(Reason.NOT_ADMITTED, refusal)
             keys = Keys(sent=proven.key, received=proven.answers_key)
             return GrpcPeerStream(peer, LINES[purpose], keys, loop=loop, cancel=cancel)
 
@@ -212,7 +213,9 @@ class GrpcPeerStreams:
             )
             proven = yield from serve_handshake(server, self._port.gate, requests, context)
             peer = proven.peer.broker_id
-            self._check_admitted(peer_of(proven))
+            if (refusal := self._refusal(peer_of(proven))) is not None:
+                yield server.refuse(refusal).SerializeToString()
+                raise LinkRefused(Reason.NOT_ADMITTED, refusal)
             handler = self._handlers.get(purpose)
             if handler is None:
                 raise LinkRefused(Reason.CLOSED, "nobody serves that here yet")
@@ -234,10 +237,9 @@ class GrpcPeerStreams:
             if stream is not None:
                 stream.end(LinkRefused(Reason.UNREACHABLE, "its other end has gone"))
 
-    def _check_admitted(self, peer: Peer) -> None:
-        assert self._admit is not None
-        if (refusal := self._admit(peer)) is not None:
-            raise LinkRefused(Reason.NOT_ADMITTED, refusal)
+    def _refusal(self, peer: Peer) -> str | None:
+        assert self._admit is not None, "start comes first"
+        return self._admit(peer)
 
     def _let_in(self, purpose: Purpose, proven: Proven, context: grpc.ServicerContext) -> GrpcPeerStream:
         assert self._loop is not None
