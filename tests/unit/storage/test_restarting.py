@@ -71,6 +71,7 @@ def test_a_log_starts_anew_anywhere(files: SimFiles, offset: int, power_fails: b
     generation = log.generation
     log.restart_at(offset)
     assert log.generation > generation
+    assert log.generation_start == min(START, offset), "nothing that was appended before is kept"
     for _ in range(2):
         assert log.position() == Position(offset, offset, offset, None)
         assert log.high_watermark == offset

@@ -462,7 +462,6 @@ class Log:
         StorageFailed, StorageFull; the log is out of service then, until `reopen` finishes it.
         """
         self._restarting_at = offset
-        self._segments.retire_all()
         try:
             self._restart_or_fail(offset)
         except BaseException as error:  # whatever stopped it; re-raised
