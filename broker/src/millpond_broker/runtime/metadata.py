@@ -129,12 +129,13 @@ class Metadata:
                     envelope = await self._named(command, None)
                     try:
                         outcome = await self._until_settled(envelope, attempts)
+                        attempts.is_under_way = True  # done, and not seen here yet
                         await self._reached(outcome.index)
                     finally:
                         self._settled(envelope.sequence)
                     if not self._was_stale(outcome, envelope):
                         return _value(outcome)
-                    attempts.is_unknown = False  # refused, for good
+                    attempts.is_under_way = attempts.is_unknown = False  # refused, for good
         except TimeoutError:
             raise attempts.error() from None
 
@@ -146,6 +147,7 @@ class Metadata:
                 envelope = await self._named(command, epoch)
                 try:
                     while self.log.term == epoch:
+                        attempts.is_under_way = True
                         outcome = await self.log.propose_for(envelope, timeout)
                         if isinstance(outcome, Ok):
                             return _value(outcome)
@@ -187,6 +189,7 @@ class Metadata:
         """Raises BrokerNotReady, OperationTimeout where whoever leads says that it cannot."""
         while True:
             changed = self._changed
+            attempts.is_under_way = True
             if self.log.term:
                 term = self.log.term
                 outcome = await self.log.propose_for(envelope, attempts.timeout)
@@ -227,15 +230,17 @@ class _Attempts:
     def __init__(self, what: str, timeout: float) -> None:
         self.timeout: Final = timeout
         self.is_unknown = False
+        self.is_under_way = False
         self._what = what
         self._reason = f"no outcome within {timeout} s"
 
     def note(self, outcome: NotApplied | Unknown) -> None:
         self._reason = outcome.reason
+        self.is_under_way = False
         self.is_unknown |= isinstance(outcome, Unknown)
 
     def error(self) -> BrokerNotReady | OperationTimeout:
-        if self.is_unknown:
+        if self.is_unknown or self.is_under_way:
             return OperationTimeout(what=self._what, timeout=self.timeout)
         return BrokerNotReady(reason=f"metadata cannot change: {self._reason}")
 
