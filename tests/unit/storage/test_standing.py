@@ -86,6 +86,17 @@ def test_what_was_noted_survives_once_it_is_written_down(files: SimFiles, how: s
     assert restarted(files, log, closes=how == "clean close") == 7
 
 
+def test_a_clean_close_writes_it_down_though_nothing_else_has_changed(files: SimFiles) -> None:
+    """A follower may have learned of it after a start, and nothing more."""
+    filled(files).close(1)
+    with opened(files, OPTIONS) as log:
+        log.note_high_watermark(7)
+        log.close(1)
+    with opened(files, OPTIONS) as log:
+        assert log.high_watermark == 7
+        assert log.recovery.clean_epoch == 1
+
+
 def test_what_was_not_written_down_is_as_it_was_before(files: SimFiles) -> None:
     """An older one is lower, and costs nothing but time."""
     log = filled(files)

@@ -555,12 +555,13 @@ class Log:
         the files are closed all the same, and the next start verifies.
         """
         assert not self._segments.is_lent, "syncs are answered before a log is closed"
-        said = self._checkpoint.current.clean
+        stored = self._checkpoint.current
+        is_said = stored.clean is not None and stored.clean.broker_epoch == broker_epoch
         try:
             if (
                 self.failure is None
                 and self.corruption is None
-                and (said is None or said.broker_epoch != broker_epoch)
+                and not (is_said and stored.high_watermark == self.high_watermark)
             ):
                 with self._health.safely():
                     last = self._segments.last
