@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import shutil
 import signal
 import tempfile
@@ -15,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from millpond.testing.ports import LOOPBACK, free_ports
+from millpond.testing.configuring import check_count, write_configs
 from millpond.testing.process import BrokerProcess
 from millpond.testing.waiting import Steps, Wait, run_async, run_blocking
 from millpond.wire.errors import (
     BrokerNotReady,
+    ClusterUnavailable,
     InternalError,
     InvalidConfig,
     InvalidRequest,
@@ -35,6 +35,10 @@ STOP_SECONDS_MAX: Final = 30.0
 """For a broker to stop, beyond its own limits.stop_timeout_ms."""
 STOP_TIMEOUT_MS: Final = 5_000
 """limits.stop_timeout_ms of these brokers: for a stream left open no test waits half a minute."""
+BROKERS_MAX: Final = 7
+"""As many as can be voters."""
+LOOK_SECONDS: Final = 0.02
+"""At one broker of several that start, before the next: one that has ended is noticed soon."""
 PORT_TRIES_MAX: Final = 5
 """First starts with other ports, when somebody was quicker to take one."""
 PROBE_SECONDS: Final = 0.02
@@ -47,11 +51,12 @@ PORT_TAKEN: Final = "cannot listen"
 class LocalCluster:
     """Real broker processes on this machine, `with` or `async with`; brokers are counted from 0.
 
-    `brokers` is 1 until there is replication. Data lie in `data_dir`, which is made if need be and kept, or
-    in a temporary directory that goes with the cluster. `config` sets keys of the brokers' configuration, as
-    `{"limits.batch_bytes_max": 1_000_000}`; who and where a broker is, the cluster decides.
+    Several `brokers` are one cluster, and all of them voters: it works while more than half of them run. Data
+    lie in `data_dir`, which is made if need be and kept, or in a temporary directory that goes with the
+    cluster. `config` sets keys of the brokers' configuration, as `{"limits.batch_bytes_max": 1_000_000}`; who
+    and where a broker is, the cluster decides.
 
-    The methods block, for about a second at most where a broker starts or stops; in a coroutine, those of
+    The methods block, for a second or two where a broker starts or stops; in a coroutine, those of
     `aio` do not stop the event loop meanwhile. A cluster belongs to one thread. Its brokers never outlive
     this process, even if it is killed.
     """
@@ -65,8 +70,8 @@ class LocalCluster:
     ) -> None:
         if brokers < 1:
             raise InvalidConfig(key="brokers", reason=f"{brokers} brokers are no cluster")
-        if brokers > 1:
-            reason = f"{brokers} brokers belong to replication, which this version does not have"
+        if brokers > BROKERS_MAX:
+            reason = f"{brokers} brokers are more than the {BROKERS_MAX} that can vote"
             raise InvalidConfig(key="brokers", reason=reason)
         self._count = brokers
         self._given_dir = None if data_dir is None else Path(data_dir)
@@ -150,9 +155,13 @@ class LocalCluster:
         """
         run_blocking(self._stop(self._broker(i)))
 
-    def restart(self, i: int) -> None:
-        """Start broker `i` on its files and ports, after a clean stop if it runs; it is ready on return."""
-        run_blocking(self._restart(self._broker(i)))
+    def restart(self, i: int, *others: int) -> None:
+        """Start broker `i` on its files and ports, after a clean stop if it runs; it is ready on return.
+
+        With `others` all of them side by side: where half of a cluster or more does not run, none is ready
+        before enough are.
+        """
+        run_blocking(self._restart([self._broker(each) for each in (i, *others)]))
 
     def wait_ready(self, timeout: float = START_SECONDS_MAX) -> None:
         """Return when every broker answers that it is ready; starting and restarting wait for that anyway.
@@ -171,8 +180,17 @@ class LocalCluster:
         running = [broker for broker in self._open_brokers() if broker.pid is not None]
         if not running:
             raise BrokerNotReady(reason="none of the brokers runs")
-        broker_id: int | None = ask_leader(running[0].ready["client"], topic, partition, timeout)
-        return None if broker_id is None else broker_id - 1
+        tried: dict[str, str] = {}
+        for broker in running:  # one of them may be paused
+            try:
+                found: int | None = ask_leader(
+                    broker.ready["client"], topic, partition, timeout / len(running)
+                )
+            except ClusterUnavailable as error:
+                tried |= error.tried
+            else:
+                return None if found is None else found - 1
+        raise ClusterUnavailable(tried=tried)
 
     def logs(self, i: int) -> str:
         """What broker `i` logged, over all its starts: the last MiB of it. One JSON object a line."""
@@ -204,11 +222,10 @@ class LocalCluster:
             self._directory = Path(tempfile.mkdtemp(prefix="millpond-"))
         else:
             self._directory = self._given_dir.absolute()
-        brokers: list[BrokerProcess] = []
+        check_count(self._directory, self._count)
+        brokers = [self._process(number) for number in range(self._count)]
         try:
-            for number in range(self._count):
-                broker = yield from self._first_start(number, self._directory / f"broker-{number + 1}")
-                brokers.append(broker)
+            yield from self._first_start(brokers)
         except BaseException:  # whatever stopped it, nothing of it stays
             for broker in brokers:
                 broker.kill()
@@ -216,20 +233,25 @@ class LocalCluster:
             raise
         self._brokers = brokers
 
-    def _first_start(self, number: int, home: Path) -> Steps[BrokerProcess]:
-        home.mkdir(parents=True, exist_ok=True)
-        broker = BrokerProcess(number, home / "broker.toml", home / "log")
+    def _process(self, number: int) -> BrokerProcess:
+        assert self._directory is not None, "it has been chosen"
+        home = self._directory / f"broker-{number + 1}"
+        return BrokerProcess(number, home / "broker.toml", home / "log")
+
+    def _first_start(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
+        """All of them side by side: each waits for the others."""
+        assert self._directory is not None, "it has been chosen"
         for tries_left in reversed(range(PORT_TRIES_MAX)):
-            _write_config(home, number + 1, self._config)
-            logged = len(broker.log())
+            write_configs(self._directory, self._count, self._config)
+            logged = [len(broker.log()) for broker in brokers]
             try:
-                yield from broker.start(START_SECONDS_MAX)
+                yield from _start_all(brokers)
             except InternalError:
-                if not tries_left or PORT_TAKEN not in broker.log()[logged:]:
+                logs = (broker.log()[start:] for broker, start in zip(brokers, logged, strict=True))
+                if not tries_left or not any(PORT_TAKEN in log for log in logs):
                     raise
             else:
                 break
-        return broker
 
     def _stop(self, broker: BrokerProcess) -> Steps[None]:
         own_seconds = int(self._config["limits.stop_timeout_ms"]) / 1000
@@ -239,10 +261,22 @@ class LocalCluster:
             tail = broker.log()[-2_000:]
             raise InternalError(reason=f"{broker} ended with status {status}; its log ends:\n{tail}")
 
-    def _restart(self, broker: BrokerProcess) -> Steps[None]:
-        if broker.pid is not None:
-            yield from self._stop(broker)
-        yield from broker.start(START_SECONDS_MAX)
+    def _restart(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
+        yield from self._stop_all([broker for broker in brokers if broker.pid is not None])
+        yield from _start_all(brokers)
+
+    def _stop_all(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
+        """Side by side. Of several failures, the first is raised."""
+        for broker in brokers:
+            broker.ask_to_stop()
+        failure: Exception | None = None
+        for broker in brokers:
+            try:
+                yield from self._stop(broker)
+            except (InternalError, OperationTimeout) as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _wait_ready(self, timeout: float) -> Steps[None]:
         until = time.monotonic() + timeout
@@ -255,19 +289,15 @@ class LocalCluster:
     def _close(self, *, failing: bool) -> Steps[None]:
         """End every broker. One that failed, then or before, is told of, unless something else already is."""
         brokers, self._brokers = self._brokers, []
-        failure: Exception | None = None
         try:
-            for broker in brokers:
-                try:
-                    yield from self._stop(broker)
-                except (InternalError, OperationTimeout) as error:
-                    failure = failure or error
+            yield from self._stop_all(brokers)
+        except (InternalError, OperationTimeout):
+            if not failing:
+                raise
         finally:
             for broker in brokers:
                 broker.kill()
             self._remove_directory()
-        if failure is not None and not failing:
-            raise failure
 
     def _remove_directory(self) -> None:
         if self._given_dir is None and self._directory is not None:
@@ -285,13 +315,34 @@ class AsyncOperations:
         """As LocalCluster.stop."""
         await run_async(self._cluster._stop(self._cluster._broker(i)))  # noqa: SLF001 - one thing in two classes
 
-    async def restart(self, i: int) -> None:
+    async def restart(self, i: int, *others: int) -> None:
         """As LocalCluster.restart."""
-        await run_async(self._cluster._restart(self._cluster._broker(i)))  # noqa: SLF001 - as above
+        brokers = [self._cluster._broker(each) for each in (i, *others)]  # noqa: SLF001 - as above
+        await run_async(self._cluster._restart(brokers))  # noqa: SLF001 - as above
 
     async def wait_ready(self, timeout: float = START_SECONDS_MAX) -> None:
         """As LocalCluster.wait_ready."""
         await run_async(self._cluster._wait_ready(timeout))  # noqa: SLF001 - as above
+
+
+def _start_all(brokers: Sequence[BrokerProcess]) -> Steps[None]:
+    """Raises as BrokerProcess.start; then none of them runs."""
+    until = time.monotonic() + START_SECONDS_MAX
+    try:
+        for broker in brokers:
+            broker.launch()
+        starting = list(brokers)
+        while starting:
+            for broker in list(starting):
+                look = time.monotonic() + LOOK_SECONDS if len(starting) > 1 else until
+                if (yield from broker.comes_up(min(look, until))):
+                    starting.remove(broker)
+                elif time.monotonic() >= until:
+                    raise broker.gave_up(START_SECONDS_MAX)
+    except BaseException:  # whatever stopped it, no half of them stays; re-raised
+        for broker in brokers:
+            broker.kill()
+        raise
 
 
 def _answers_ready(broker: BrokerProcess, until: float) -> Steps[bool]:
@@ -310,44 +361,3 @@ def _answers_ready(broker: BrokerProcess, until: float) -> Steps[bool]:
         return False  # it is on its way down, or was killed just now: the next look will say
     finally:
         connection.close()
-
-
-# --- configuration -----------------------------------------------------------------------------------
-
-
-def _write_config(home: Path, broker_id: int, config: Mapping[str, Any]) -> None:
-    """A broker's file, with ports of its own. Raises InvalidConfig as the broker would."""
-    ports = free_ports(3)
-    addresses = [f"{LOOPBACK}:{port}" for port in ports]
-    own = {
-        "broker.id": broker_id,
-        "broker.data_dir": str(home / "data"),
-        "broker.listen": addresses[0],
-        "cluster.peer_listen": addresses[1],
-        "http.listen": addresses[2],
-    }
-    for key in own.keys() & config.keys():
-        raise InvalidConfig(key=key, reason="is chosen by LocalCluster")
-    sections: dict[str, list[str]] = {}
-    for key, value in (own | dict(config)).items():
-        section, _, name = key.partition(".")
-        sections.setdefault(section, []).append(f"{json.dumps(name)} = {_toml(key, value)}")
-    text = "\n".join(
-        "\n".join((f"[{json.dumps(section)}]", *lines, "")) for section, lines in sections.items()
-    )
-    path = home / "broker.toml"
-    path.write_text(text, encoding="utf-8")
-    # What is wrong with it is better said here than by a process that ends.
-    from millpond_broker.config import load  # noqa: PLC0415 - a crossing, and only when brokers are started
-
-    load(path, {}, {})
-
-
-def _toml(key: str, value: object) -> str:
-    if isinstance(value, bool | int | float):
-        return str(value).lower()
-    if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(key, item) for item in value)}]"
-    raise InvalidConfig(key=key, reason=f"{value!r} has no form in a configuration file")

@@ -44,6 +44,8 @@ class BrokerProcess:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._output = b""
+        self._is_asked = False
+        """To stop: a second SIGTERM would end it at once."""
 
     @property
     def pid(self) -> int | None:
@@ -56,10 +58,15 @@ class BrokerProcess:
         """Start it, and return when it is ready. Raises InternalError if it ends instead, OperationTimeout if
         it is not ready by then, both with the end of its log; it does not run then.
         """
+        self.launch()
+        if not (yield from self.comes_up(time.monotonic() + seconds_max)):
+            raise self.gave_up(seconds_max)
+
+    def launch(self) -> None:
+        """Start the process, and no more."""
         assert self.pid is None, "one process at a time"
         self._release()
-        self._output = b""
-        until = time.monotonic() + seconds_max
+        self._output, self._is_asked = b"", False
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 self._command,
@@ -71,14 +78,25 @@ class BrokerProcess:
                 # makes the system end a paused broker whose parent is killed: its group is an orphan then.
                 process_group=0,
             )
+
+    def comes_up(self, until: float) -> Steps[bool]:
+        """Whether the process that was launched is ready by then. Raises InternalError if it ends instead,
+        with the end of its log; it does not run then.
+        """
         try:
             line = yield from self._line(until)
             if line is None:
-                raise OperationTimeout(what=f"the start of {self}{self._tail()}", timeout=seconds_max)
+                return False
             self.ready = self._understood(line)
         except BaseException:  # whatever it is, no half-started process stays
             self.kill()
             raise
+        return True
+
+    def gave_up(self, seconds_max: float) -> OperationTimeout:
+        """The error of a start that took too long; the process is killed."""
+        self.kill()
+        return OperationTimeout(what=f"the start of {self}{self._tail()}", timeout=seconds_max)
 
     def _line(self, until: float) -> Steps[bytes | None]:
         """The first line of stdout, or what there is of it at its end; None when the time is up."""
@@ -109,8 +127,7 @@ class BrokerProcess:
         """
         if self.pid is None:
             return self._forget()
-        self.resume()
-        self._signal(signal.SIGTERM)
+        self.ask_to_stop()
         until = time.monotonic() + seconds_max
         try:
             while (yield Wait(self._descriptor, until)):
@@ -121,6 +138,13 @@ class BrokerProcess:
             raise
         self.kill()
         raise OperationTimeout(what=f"the stop of {self}{self._tail()}", timeout=seconds_max)
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM, paused or not; nothing if it does not run, or was asked before."""
+        if self.pid is not None and not self._is_asked:
+            self._is_asked = True
+            self.resume()
+            self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once (SIGKILL), paused or not; it is gone on return. Nothing if it did not run."""
