@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from millpond_broker.core.image import MetadataImage, PartitionImage, TopicImage
 from millpond_broker.runtime.partition import Partition
 from millpond_broker.storage.log import Log
+from millpond_broker.storage.scan import Unsound
 from tests.sim.cluster.process import BrokerHost
 from tests.sim.cluster.world import Anomaly, World
 
@@ -44,6 +45,8 @@ class _Truth:
 
     batches: dict[int, Committed] = field(default_factory=dict)
     """By base offset."""
+    has_holes: bool = False
+    """Some of it could not be read where it was committed."""
     high_watermark: int = 0
     leaders: dict[int, str] = field(default_factory=dict)
     """By leader epoch, the start of a broker."""
@@ -142,11 +145,16 @@ class Invariants:
 
     def _commit(self, log: Log, high_watermark: int, truth: _Truth, where: str) -> None:
         """A leader's high watermark moved: what lies below it is committed, now at the latest."""
-        for base, batch in _batches(log, max(truth.high_watermark, log.log_start), high_watermark, where):
+        end = start = max(truth.high_watermark, log.log_start)
+        for base, batch in _batches(log, start, high_watermark, where):
             truth.batches[base] = batch
+            end = batch.next_offset
+        truth.has_holes |= end < high_watermark
         truth.high_watermark = max(truth.high_watermark, high_watermark)
 
     def _complete(self, log: Log, truth: _Truth, where: str) -> None:
+        if log.corruption is not None:
+            return  # the only one there is: it serves what is sound (rule 15)
         if log.log_end < truth.high_watermark:
             told = f"{where}: its log ends at {log.log_end}, and {truth.high_watermark} is committed"
             raise Anomaly("leader-completeness", told)
@@ -157,6 +165,8 @@ class Invariants:
     ) -> None:
         for base, batch in _batches(log, start, end, where):
             known = truth.batches.get(base)
+            if known is None and truth.has_holes:
+                known = truth.batches[base] = batch
             if known is None or known[:3] != batch[:3]:
                 raise Anomaly(name, f"{where}: {batch} at {base}, where {known} was committed")
 
@@ -179,7 +189,8 @@ class Invariants:
             if member in cut or partition is None or partition.log is None:
                 continue
             log = partition.log
-            if log.failure is None and log.durable_end < truth.high_watermark:
+            is_sound = log.failure is None and log.corruption is None  # who is not says so, and leaves
+            if is_sound and log.durable_end < truth.high_watermark:
                 told = f"broker {member} has {topic.name}-{key[1]} up to {log.durable_end}"
                 raise Anomaly("isr-reaches-hw", f"{told}, and {truth.high_watermark} is committed: {state}")
 
@@ -230,17 +241,17 @@ class Invariants:
 
 
 def _batches(log: Log, start: int, end: int, where: str) -> list[tuple[int, Committed]]:
-    """The batches of a log from one offset to another, which are where batches end."""
+    """The batches of a log from one offset to another, which are where batches end. Read without its reader,
+    which would remember what it found; up to where a disk has gone bad.
+    """
     found: list[tuple[int, Committed]] = []
-    offset = start
-    while offset < end:
-        read = log.read(offset, READ_BYTES, end)
-        if not read:
-            raise Anomaly("log-matching", f"{where}: nothing at {offset}, below {end}")
-        for stored in read:
+    try:
+        for stored in log._segments.batches_from(start, READ_BYTES) if start < end else ():
             header = stored.batch.header
-            found.append(
-                (header.base_offset, Committed(header.next_offset, header.leader_epoch, header.crc, where))
-            )
-        offset = read[-1].batch.header.next_offset
+            if header.base_offset >= end:
+                break
+            batch = Committed(header.next_offset, header.leader_epoch, header.crc, where)
+            found.append((header.base_offset, batch))
+    except (Unsound, OSError):
+        pass
     return found

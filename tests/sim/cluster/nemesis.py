@@ -25,8 +25,8 @@ NETWORK: Final = (
     "stall",
 )
 PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
-OTHERS: Final = ("controller change", "slow disk", "sync fails", "clock")
-TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails")
+OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "flip", "clock")
+TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", "flip")
 """Those that may take bytes that were not synced, which flush=interval has not promised to keep."""
 CYCLE_SECONDS: Final = 6.0
 QUIET_SECONDS: Final = 1.5
@@ -81,6 +81,8 @@ class Nemesis:
             "controller change": lambda _host: self.world.voters.depose(),
             "slow disk": self._slow_disk,
             "sync fails": self._sync_fails,
+            "disk full": self._disk_full,
+            "flip": self._flip,
             "clock": self._clock,
         }
         world.on_gone.append(self._start_again)
@@ -99,6 +101,7 @@ class Nemesis:
         for host in self.world.hosts.values():
             host.disk.heal()
             host.disk._operations_left = None
+            host.disk.capacity_bytes = None
             host.speed.stall = 0.0
             host.resume()
             host.start()
@@ -240,6 +243,42 @@ class Nemesis:
 
     def _sync_fails(self, host: BrokerHost) -> None:
         host.disk.fail_next_sync(written=self.random.random())
+
+    def _disk_full(self, host: BrokerHost) -> None:
+        """There is little room for a while."""
+        host.disk.capacity_bytes = 1 << 40
+        used_bytes = host.disk.capacity_bytes - host.disk._room()
+        host.disk.capacity_bytes = used_bytes + self.random.randrange(20_000)
+
+        def mend() -> None:
+            host.disk.capacity_bytes = None
+
+        self._for_a_while(mend)
+
+    def _flip(self, host: BrokerHost) -> None:
+        """A bit turns in what one replica has, where all others have everything: one disk may go bad at a
+        time, and is well again before the next one does.
+        """
+        if not self._all_in_sync() or any(other.broker is None for other in self.world.hosts.values()):
+            return
+        partitions = host.broker._partitions if host.broker is not None else None
+        logs = [partition.log for partition in partitions or () if partition.log is not None]
+        if not logs:
+            return
+        log = self.random.choice(logs)
+        names = sorted(name for name in host.disk.list(log.directory) if name.endswith(".log"))
+        path = log.directory / self.random.choice(names)
+        size_bytes = host.disk.list(log.directory)[path.name]
+        if size_bytes and log.durable_end > log.log_start:
+            host.disk.flip_bit(path, self.random.randrange(8 * size_bytes))
+
+    def _all_in_sync(self) -> bool:
+        image = self.world.voters.snapshots[self.world.voters.last_index]
+        return all(
+            len(state.isr) == len(state.replicas)
+            for topic in image.topics.values()
+            for state in topic.partitions
+        )
 
     def _clock(self, host: BrokerHost) -> None:
         host.clock.skew_ms = self.random.randrange(-30_000, 30_000)
