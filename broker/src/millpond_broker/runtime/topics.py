@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
-from millpond.wire.errors import InvalidConfig, InvalidRequest, UnknownTopic
-from millpond_broker.core.commands import DeleteTopic, SetTopicConfig
-from millpond_broker.core.image import TopicImage
+from millpond.wire.errors import InvalidConfig, InvalidRequest, NotEnoughBrokers, UnknownTopic
+from millpond_broker.core.commands import Command, DeleteTopic, SetTopicConfig
+from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.core.requests import new_partitions, new_topic
 from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.runtime.feed import Feed
 from millpond_broker.runtime.metadata import Proposing
 from millpond_broker.runtime.partitions import Partitions
 from millpond_broker.runtime.replicas import Replicas
+
+PLANS_MAX: Final = 3
+"""For partitions that are to be placed: each but the first after brokers were found to be gone."""
 
 
 class Topics:
@@ -61,17 +65,19 @@ class Topics:
         self._check(TopicConfig.parse(config))
         async with self._adding:
             self._check_room(partitions)
-            command = new_topic(
-                self._metadata.image,
-                topic_id=self._new_id(),
-                name=name,
-                partitions=partitions,
-                replicas=replicas,
-                min_insync=min_insync,
-                config=config,
+            topic_id = self._new_id()
+            await self._place(
+                lambda image: new_topic(
+                    image,
+                    topic_id=topic_id,
+                    name=name,
+                    partitions=partitions,
+                    replicas=replicas,
+                    min_insync=min_insync,
+                    config=config,
+                )
             )
-            await self._metadata.propose(command)
-        return await self._led(command.topic_id, name)
+        return await self._led(topic_id, name)
 
     async def delete(self, name: str) -> int:
         """The version of the metadata in which the topic is gone; its files are, too. Raises UnknownTopic."""
@@ -111,7 +117,22 @@ class Topics:
             there = len(image.topics[topic_id].partitions) if topic_id in image.topics else 0
             if partitions != there:
                 self._check_room(partitions - there)
-                await self._metadata.propose(new_partitions(image, topic_id, partitions))
+                await self._place(lambda image: new_partitions(image, topic_id, partitions))
+
+    async def _place(self, plan: Callable[[MetadataImage], Command]) -> None:
+        """Propose partitions on brokers that run. Those that were chosen may all be gone by the time that it
+        is applied, the controller above all: then they are chosen anew. Raises what `plan` raises, and what
+        it is refused with.
+        """
+        for plans_left in reversed(range(PLANS_MAX)):
+            command = plan(self._metadata.image)
+            try:
+                await self._metadata.propose(command)
+            except NotEnoughBrokers:
+                if not plans_left:
+                    raise
+            else:
+                return
 
     async def trim(self, topic_id: bytes, before: Mapping[int, int]) -> dict[int, int]:
         """Log starts by partition, after forgetting what lies before the given offsets. Partitions are done
