@@ -216,6 +216,7 @@ class Broker:
                 await stopping.wait()
                 await member.leave(self.options.stop_seconds_max)
             await self._drain()
+            parts.peering.leave()  # first: a heartbeat stream that closes is asked about at once
             for task in owned:
                 task.cancel()
         registered = member.registered()
@@ -272,7 +273,7 @@ class Broker:
         member = Membership(
             metadata, partitions, heartbeats, options.broker_id, incarnation, is_alone=is_alone
         )
-        return _Parts(partitions, controller, member)
+        return _Parts(partitions, controller, member, peering)
 
     async def _open_solo(self, directory: DataDirectory, _incarnation: bytes) -> MetadataLog:
         return await SoloMetadataLog.open(
@@ -436,6 +437,7 @@ class _Parts:
     partitions: Partitions
     controller: Controller
     membership: Membership
+    peering: Peering
 
 
 async def _unless(stopping: asyncio.Event, waiting: Awaitable[T]) -> T | None:
