@@ -69,6 +69,7 @@ UNITS: Final[Mapping[str, Unit]] = MappingProxyType(
         "millpond_broker.gateway": Unit("gateway", 5),
         "millpond_broker.config": _BROKER_TOP,
         "millpond_broker.app": _BROKER_TOP,
+        "millpond_broker.others": _BROKER_TOP,
         "millpond_broker.__main__": _BROKER_TOP,
     }
 )

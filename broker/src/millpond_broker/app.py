@@ -18,28 +18,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from millpond.wire.errors import InvalidConfig, MillpondError
-from millpond_broker.config import Address, Config, load
-from millpond_broker.consensus.group import GroupMetadataLog
-from millpond_broker.consensus.metadata_log import MetadataLog, MetadataLogFailed
+from millpond_broker.config import Config, load
+from millpond_broker.consensus.metadata_log import MetadataLogFailed
 from millpond_broker.core.admission import AdmissionLimits
 from millpond_broker.observe.http import HttpServer, Routes
 from millpond_broker.observe.logs import configure, event
 from millpond_broker.observe.loop_lag import measure_loop_lag
 from millpond_broker.observe.metrics import BrokerMetrics, render
-from millpond_broker.rpc.peer_port import PeerPort
-from millpond_broker.rpc.peer_secret import read_secret
-from millpond_broker.rpc.peer_server import PeerPortOptions
 from millpond_broker.rpc.server import RpcOptions, RpcServer
 from millpond_broker.runtime.broker import Broker, BrokerOptions, Phase
 from millpond_broker.runtime.fetch import FetchLimits
-from millpond_broker.runtime.founding import Founding, FoundingOptions
 from millpond_broker.runtime.ports import DiskThread, SystemClock
 from millpond_broker.runtime.produce import ProduceLimits
-from millpond_broker.storage.directory import DataDirectory
 from millpond_broker.storage.files import OsFiles
+
+if TYPE_CHECKING:
+    from millpond_broker.others import Others
 
 _log: Final = logging.getLogger(__name__)
 
@@ -101,9 +98,8 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
     broker from starting (`Broker.run`).
     """
     metrics = BrokerMetrics()
-    peer_port = _peer_port(config)
     syncs, disk = DiskThread("syncs"), DiskThread("disk")
-    several = None if peer_port is None else _several(config, peer_port, disk)
+    others = _others(config, disk)
     broker = Broker(
         _broker_options(config),
         OsFiles(),
@@ -112,9 +108,9 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
         clock=SystemClock(),
         metrics=metrics,
         new_id=_new_id,
-        streams=None if peer_port is None else peer_port.streams,
-        open_metadata=None if several is None else several.open,
-        answer_found=None if several is None else several.founding.founded,
+        streams=None if others is None else others.streams,
+        open_metadata=None if others is None else others.open_metadata,
+        answer_found=None if others is None else others.answer_found,
     )
     metrics.gauges = broker.gauges
     server = RpcServer(broker, RpcOptions(listen=config.broker.listen))
@@ -141,54 +137,14 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
         event(_log, logging.INFO, "stopped", broker=config.broker.id)
 
 
-class _SeveralVoters:
-    """The metadata of one voter of several: founded at the first start, and followed from then on."""
-
-    def __init__(self, config: Config, peer_port: PeerPort, disk: DiskThread) -> None:
-        self._port = peer_port
-        self._disk = disk
-        self._broker_id = config.broker.id
-        self._voters = {voter.id: voter.address for voter in config.cluster.voters}
-        self.founding: Final = Founding(
-            FoundingOptions(broker_id=config.broker.id, voters=tuple(sorted(self._voters.items()))),
-            OsFiles(),
-            peer_port.streams,
-            disk=disk,
-            new_id=_new_id,
-        )
-
-    async def open(self, directory: DataDirectory, incarnation: bytes) -> MetadataLog:
-        """As `OpenMetadata` says. Waits until there is a cluster, however long others take to come."""
-        await self.founding.make_formatted(directory)
-        log = await GroupMetadataLog.open(
-            OsFiles(),
-            directory.path,
-            broker_id=self._broker_id,
-            directory_id=directory.directory_id,
-            new_id=lambda: incarnation,
-            run_blocking=self._disk.run,
-            make_links=self._port.links,
-            configured=self._voters,
-        )
-        self.founding.follow(lambda: log.image)
-        return log
-
-
-def _peer_port(config: Config) -> PeerPort | None:
-    """Where other brokers are served; a broker without a secret is alone. Raises InvalidConfig."""
-    cluster = config.cluster
-    if cluster.secret_file is None:
+def _others(config: Config, disk: DiskThread) -> Others | None:
+    """What it takes to be one of several; a broker without a secret is alone. Raises InvalidConfig."""
+    if config.cluster.secret_file is None:
         return None
-    address = cluster.peer_address(config.broker.id)
-    # Without a port it is not known yet: the one that is really open is told.
-    advertise = address if Address.parse(address).port else ""
-    return PeerPort(
-        read_secret(cluster.secret_file), PeerPortOptions(listen=cluster.peer_listen, advertise=advertise)
-    )
+    # A third of a start's time, of which a broker alone needs nothing.
+    from millpond_broker.others import Others  # noqa: PLC0415 - see above
 
-
-def _several(config: Config, peer_port: PeerPort, disk: DiskThread) -> _SeveralVoters | None:
-    return _SeveralVoters(config, peer_port, disk) if len(config.cluster.voters) > 1 else None
+    return Others(config, config.cluster.secret_file, disk, _new_id)
 
 
 def _new_id() -> bytes:

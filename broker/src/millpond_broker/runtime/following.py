@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from millpond.wire.errors import CorruptBatch, MillpondError, StorageFailed, StorageFull
+from millpond.wire.errors import CorruptBatch, MillpondError, StorageFailed, StorageFull, UnsupportedFormat
 from millpond_broker.core.follower import Follower, FollowerState, Trouble, Turn
 from millpond_broker.core.replication import Answer, Push
 from millpond_broker.observe.logs import event
@@ -130,8 +130,8 @@ class Following:
             return  # late: not worth a look (rule 37)
         try:
             parsed = parse_push(data)
-        except CorruptBatch as error:
-            # The leader's disk or the way: it looks at what it sends, and we ask anew.
+        except (CorruptBatch, UnsupportedFormat) as error:
+            # The leader's disk or the way: it looks at what it sends, and we ask anew. Or it is a newer one.
             self._log_trouble("push_refused", error)
             self._interrupt()
             return
@@ -141,7 +141,7 @@ class Following:
             return
         try:
             log.append_replica(parsed)
-        except (StorageFull, StorageFailed, CorruptBatch) as error:
+        except (StorageFull, StorageFailed, CorruptBatch, UnsupportedFormat) as error:
             self._failed(log, error)
             return
         self._around.request_sync(self._partition)
