@@ -88,6 +88,11 @@ class Node:
         await asyncio.wait(self._tasks)
         await self.metadata.close()
 
+    def stop_beating(self) -> None:
+        """As it does when it has stopped, and closes its logs."""
+        self.peering.leave()
+        self._tasks[1].cancel()
+
     @property
     def state(self) -> BrokerState | None:
         """As this very broker sees itself."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from millpond_broker.consensus.metadata_log import MetadataLogFailed
 from millpond_broker.core.commands import CreateTopic
 from millpond_broker.core.image import BrokerState
+from millpond_broker.runtime.control_messages import Beat, Beaten
 from millpond_broker.runtime.heartbeats import TakenOver
 from millpond_broker.runtime.peers import Peer
 from tests.unit.runtime.members import Cluster, play, until
@@ -179,6 +180,38 @@ def test_who_stops_leads_nothing_that_others_could_and_they_know() -> None:
         cluster.voters.spread()
         async with asyncio.timeout(1.5):
             await leaving
+
+    play(story)
+
+
+def test_who_has_stopped_is_fenced_at_once_though_its_port_is_open() -> None:
+    """It closes its logs by then: nobody waits for that, nor for a session."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.nodes[3].stop_beating()
+        image = cluster.nodes[1].metadata
+        await until(lambda: image.image.brokers[3].state is BrokerState.FENCED, 0.5)
+
+    play(story)
+
+
+def test_a_slow_answer_ends_no_stream() -> None:
+    """Rule 39: whoever closes one is probed, and a slow broker would fail that."""
+
+    async def story(cluster: Cluster) -> None:
+        slow, asked = cluster.nodes[3], cluster.nodes[3].heartbeats._ask
+        since = slow.metadata.image.brokers[3].since
+
+        async def late(beat: Beat) -> Beaten | None:
+            answer = await asked(beat)
+            await asyncio.sleep(1.5)
+            return answer
+
+        slow.heartbeats._ask = late  # type: ignore[method-assign]  # as a loop that lags
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            assert slow.lease.holds()
+        assert slow.metadata.image.brokers[3].since == since
 
     play(story)
 

@@ -32,8 +32,9 @@ BEAT_SECONDS: Final = 0.5
 """Between two heartbeats: some may be lost in a session."""
 RETRY_SECONDS: Final = 0.1
 """After one that nobody answered, or not the controller."""
-ANSWER_SECONDS_MAX: Final = 1.0
-"""For an answer: then the stream hangs, and another one is tried, twice before the session ends."""
+UNDER_WAY_MAX: Final = 8
+"""Heartbeats without an answer yet. A slow answer is waited for, on the same stream, while others follow: to
+close a stream is to be probed, and whoever is slow would fail that."""
 
 
 class TakenOver(MetadataLogFailed):
@@ -81,6 +82,7 @@ class Heartbeats:
         self._clock = seat.clock
         self._beat_here = beat_here
         self._line = Line(seat.streams, seat.metadata.controller_elsewhere) if seat.streams else None
+        self._under_way = 0
         self._epoch = 0
         self._told: object = None
         self._wake = asyncio.Event()
@@ -91,21 +93,27 @@ class Heartbeats:
         """
         unsubscribe = self._metadata.subscribe(self._follow)
         try:
-            due = self._clock.monotonic()
-            while True:
-                lag = max(0.0, self._clock.monotonic() - due)
-                was_answered = await self._beat(lag)
-                seconds = BEAT_SECONDS if was_answered else RETRY_SECONDS
-                due = self._clock.monotonic() + seconds
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await self._wake.wait()
-                        due = self._clock.monotonic()
-                self._wake.clear()
+            async with asyncio.TaskGroup() as tasks:
+                await self._run(tasks)
+        except ExceptionGroup as group:  # heartbeats fail for one reason
+            raise group.exceptions[0] from None
         finally:
             unsubscribe()
             if self._line is not None:
                 await self._line.close()
+
+    async def _run(self, tasks: asyncio.TaskGroup) -> None:
+        due = self._clock.monotonic()
+        while True:
+            lag = max(0.0, self._clock.monotonic() - due)
+            if self._under_way < UNDER_WAY_MAX:
+                tasks.create_task(self._beat(lag), name="heartbeat")
+            due = self._clock.monotonic() + BEAT_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._wake.wait()
+                    due = self._clock.monotonic()
+            self._wake.clear()
 
     async def known_everywhere(self, version: int) -> None:
         """Wait until all others that are alive have metadata of that version. The caller has the deadline."""
@@ -135,11 +143,11 @@ class Heartbeats:
             raise TakenOver(f"another start of broker {self._broker_id} has taken its place")
         return None
 
-    async def _beat(self, lag_seconds: float) -> bool:
-        """Whether the controller answered, or nothing is to be said yet."""
+    async def _beat(self, lag_seconds: float) -> None:
+        """Say it, and take the answer; soon again if there is none."""
         broker = self._registered()
         if broker is None:
-            return True
+            return
         image = self._metadata.image
         heartbeat = Heartbeat(
             broker_id=self._broker_id,
@@ -150,9 +158,22 @@ class Heartbeats:
         )
         beat = Beat(heartbeat, self._digests.of(image))
         sent_at = self._clock.boottime()
-        answer = await self._ask(beat)
-        if answer is None or answer.heard is None:
-            return False
+        self._under_way += 1
+        try:
+            answer = await self._ask(beat)
+        finally:
+            self._under_way -= 1
+        if answer is not None and answer.heard is not None:
+            self._take(answer, image, sent_at)
+            is_settled = broker.state is not BrokerState.FENCED or answer.heard is Heard.FENCED
+        else:
+            is_settled = False
+        if not is_settled:
+            await asyncio.sleep(RETRY_SECONDS)
+            self._wake.set()
+
+    def _take(self, answer: Beaten, image: MetadataImage, sent_at: float) -> None:
+        """What the controller said."""
         self._everywhere = answer.everywhere
         self._answered.set()
         self._answered = asyncio.Event()
@@ -166,7 +187,6 @@ class Heartbeats:
                 self._lease.extend(sent_at)
             case Heard.FENCED | Heard.STRANGER:
                 self._lease.end()
-        return broker.state is not BrokerState.FENCED or answer.heard is Heard.FENCED
 
     async def _ask(self, beat: Beat) -> Beaten | None:
         if self._metadata.log.term:
@@ -174,9 +194,10 @@ class Heartbeats:
         if self._line is None:
             return None
         try:
-            answer = await self._line.ask(beat, ANSWER_SECONDS_MAX)
+            answer = await self._line.ask(beat, SESSION_SECONDS)
         except Unanswered as error:
             event(_log, logging.DEBUG, "heartbeat_unanswered", reason=str(error))
-            self._line.hang_up()
+            if error.was_asked:
+                self._line.hang_up()  # it hangs, or is over
             return None
         return answer if isinstance(answer, Beaten) else None
