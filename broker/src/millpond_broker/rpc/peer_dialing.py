@@ -29,10 +29,10 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", STREAM_FRAME_BYTES_MAX),
     ("grpc.http2.bdp_probe", 0),  # as in server.py: windows that do not grow
     ("grpc.http2.lookahead_bytes", STREAM_FRAME_BYTES_MAX),
-    # A host that dies without a word is noticed after the sum of the two.
+    # A host that dies without a word is noticed after the sum of the two, which is longer than a session.
     ("grpc.keepalive_time_ms", 1_000),
-    ("grpc.keepalive_timeout_ms", 1_500),
-    ("grpc.http2.ping_timeout_ms", 1_500),  # by itself the time-out of keepalive is not kept (1.85)
+    ("grpc.keepalive_timeout_ms", 2_500),
+    ("grpc.http2.ping_timeout_ms", 2_500),  # by itself the time-out of keepalive is not kept (1.85)
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.min_reconnect_backoff_ms", 1_500),  # what one attempt to connect may take
     ("grpc.enable_http_proxy", 0),

@@ -46,10 +46,11 @@ _OPTIONS: Final = (
     ("grpc.max_concurrent_streams", 16),  # of one connection: a peer has one stream on each
     ("grpc.server_handshake_timeout_ms", 2_000),  # half-open connections, garbage
     ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
-    # A peer whose host died is not served for longer than it takes to notice, either.
+    # A peer whose host died is not served for longer than it takes to notice, either. Longer than a session:
+    # a connection that ended for a broker's silence would have it fenced while its lease still holds.
     ("grpc.keepalive_time_ms", 1_000),
-    ("grpc.keepalive_timeout_ms", 1_500),
-    ("grpc.http2.ping_timeout_ms", 1_500),  # by itself the time-out of keepalive is not kept (1.85)
+    ("grpc.keepalive_timeout_ms", 2_500),
+    ("grpc.http2.ping_timeout_ms", 2_500),  # by itself the time-out of keepalive is not kept (1.85)
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
