@@ -43,6 +43,8 @@ _log: Final = logging.getLogger(__name__)
 FAILED: Final = 1
 USAGE_ERROR: Final = 2
 HTTP_STOP_SECONDS: Final = 1.0
+SWITCH_SECONDS: Final = 0.001
+"""After which a busy thread lets the voter's run, which has heartbeats to send: Python's 5 ms add up."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

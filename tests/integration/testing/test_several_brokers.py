@@ -96,7 +96,7 @@ def test_a_wiped_disk_under_an_old_id_is_refused_in_one_line() -> None:
         shutil.rmtree(cluster.data_dir / "broker-2" / "data")
         with pytest.raises(InternalError, match="ended with status 1"):
             cluster.restart(1)
-        said = [line for line in cluster.logs(1).splitlines() if not line.startswith("{")]
+        said = [line for line in cluster.logs(1).splitlines() if line.startswith("millpond broker:")]
         assert len(said) == 1
         assert "broker 2" in said[0]
         assert "a broker with a new disk needs a new id" in said[0]

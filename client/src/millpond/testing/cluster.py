@@ -181,7 +181,7 @@ class LocalCluster:
         if not running:
             raise BrokerNotReady(reason="none of the brokers runs")
         tried: dict[str, str] = {}
-        for broker in running:  # one of them may be paused
+        for broker in sorted(running, key=lambda broker: broker.is_paused):  # those answer nothing
             try:
                 found: int | None = ask_leader(
                     broker.ready["client"], topic, partition, timeout / len(running)

@@ -46,6 +46,8 @@ class BrokerProcess:
         self._output = b""
         self._is_asked = False
         """To stop: a second SIGTERM would end it at once."""
+        self.is_paused = False
+        """By `pause`."""
 
     @property
     def pid(self) -> int | None:
@@ -66,7 +68,7 @@ class BrokerProcess:
         """Start the process, and no more."""
         assert self.pid is None, "one process at a time"
         self._release()
-        self._output, self._is_asked = b"", False
+        self._output, self._is_asked, self.is_paused = b"", False, False
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 self._command,
@@ -159,6 +161,7 @@ class BrokerProcess:
         not run.
         """
         self._signal(signal.SIGSTOP)
+        self.is_paused = True
         assert self._process is not None, "it was there to be signalled"
         # Also returns for one that ends just now, and leaves its status to be had.
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -166,6 +169,7 @@ class BrokerProcess:
     def resume(self) -> None:
         """Let it go on (SIGCONT). Raises InvalidRequest if it does not run."""
         self._signal(signal.SIGCONT)
+        self.is_paused = False
 
     def log(self, bytes_max: int = LOG_BYTES_MAX) -> str:
         """The end of what it and the processes before it logged."""
