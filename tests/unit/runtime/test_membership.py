@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from millpond_broker.consensus.metadata_log import MetadataLogFailed
-from millpond_broker.core.commands import CreateTopic
+from millpond_broker.consensus.metadata_log import MetadataLogFailed, NotApplied
+from millpond_broker.core.commands import CreateTopic, Envelope
 from millpond_broker.core.image import BrokerState
 from millpond_broker.runtime.control_messages import Beat, Beaten
 from millpond_broker.runtime.heartbeats import TakenOver
@@ -88,6 +88,23 @@ def test_a_deposed_controller_answers_no_heartbeat() -> None:
     async def story(cluster: Cluster) -> None:
         cluster.voters.elect(2)
         await until(lambda: cluster.nodes[2].controller.is_controller, 1.0)
+        assert not cluster.nodes[1].controller.is_controller
+
+    play(story)
+
+
+def test_a_controller_that_is_deposed_in_the_middle_of_a_change_just_ends() -> None:
+    async def story(cluster: Cluster) -> None:
+        log, voters = cluster.nodes[1].log, cluster.voters
+
+        async def deposed(_envelope: Envelope, _timeout: float) -> NotApplied:
+            voters.elect(2)
+            return NotApplied("this voter does not lead")
+
+        log.propose_for = deposed  # type: ignore[method-assign,assignment]  # as its last proposal finds out
+        await cluster.kill(3)
+        await until(lambda: cluster.nodes[2].metadata.image.brokers[3].state is BrokerState.FENCED, 2.0)
+        assert cluster.nodes[1].failure is None
         assert not cluster.nodes[1].controller.is_controller
 
     play(story)

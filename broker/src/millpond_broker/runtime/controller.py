@@ -221,7 +221,10 @@ class _Reign:
             self._catch_up()
             commands = plan(self._followed, self._sessions.open, self._now_ms(), self._seat.plan)
             took = self._seat.clock.monotonic() - started
-            results = [await self._try(command) for command in commands]
+            try:
+                results = [await self._try(command) for command in commands]
+            except Deposed:
+                return  # not raised: whoever follows the term ends the rest
             await asyncio.sleep(took * (PLAN_SHARE - 1) if all(results) else RETRY_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
