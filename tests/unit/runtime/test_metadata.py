@@ -6,15 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from millpond.wire.errors import BrokerNotReady, OperationTimeout, TopicExists
-from millpond_broker.core.commands import AllocateProducerIds, ClaimController, CreateTopic, UnfenceBroker
+from millpond_broker.core.commands import (
+    AllocateProducerIds,
+    ClaimController,
+    CreateTopic,
+    FinishReassignments,
+    PartitionSeen,
+    UnfenceBroker,
+)
+from millpond_broker.rpc import control_codec
 from millpond_broker.runtime.metadata import Deposed, Metadata
 from millpond_broker.runtime.peering import Peering
 from millpond_broker.runtime.peers import Peer, Purpose
-from tests.unit.runtime.streams import MemoryStreams, Network
+from tests.unit.runtime.streams import MemoryStream, MemoryStreams, Network
 from tests.unit.runtime.voters import Voters, address_of, directory_of, incarnation_of, registration
 
 
@@ -145,6 +154,22 @@ async def test_a_controller_that_says_nothing_leaves_the_outcome_unknown() -> No
     async with nodes(voters) as all_of_them:
         with pytest.raises(OperationTimeout):
             await all_of_them[2].metadata.propose(registration(2), 0.05)
+
+
+async def test_a_change_that_is_too_large_for_the_log_is_said_to_be_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    voters = Voters(1, 2, 3)
+    voters.elect(1)
+
+    def send(_stream: MemoryStream, message: Any) -> None:
+        control_codec.encode(message)
+
+    monkeypatch.setattr(MemoryStream, "send", send)
+    async with nodes(voters) as all_of_them:
+        many = tuple(PartitionSeen(bytes(16), number, 1) for number in range(60_000))
+        with pytest.raises(BrokerNotReady, match="1048576 fit"):
+            await all_of_them[2].metadata.propose(FinishReassignments(many))
 
 
 async def test_nobody_proposes_in_another_ones_name() -> None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from millpond.wire.errors import BrokerNotReady, FencedEpoch, OperationTimeout
+from millpond_broker.consensus.codec import CommandTooLarge
 from millpond_broker.consensus.metadata_log import (
     PROPOSALS_IN_FLIGHT_MAX,
     MetadataLog,
@@ -218,6 +219,8 @@ class Metadata:
                 self._line.hang_up()  # it may hang; others that wait on it try again, too
                 return Unknown(str(error), envelope.sequence), False
             return NotApplied(str(error)), False
+        except CommandTooLarge as error:
+            return NotApplied(str(error)), True
         if not isinstance(reply, Proposed):
             event(_log, logging.WARNING, "not_proposed", broker=asked.broker_id, reply=str(reply))
             return Unknown(str(reply), envelope.sequence), False
