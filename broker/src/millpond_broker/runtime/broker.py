@@ -220,6 +220,7 @@ class Broker:
             for task in owned:
                 task.cancel()
         registered = member.registered()
+        parts.end_following()
         await partitions.close(recovered.previous_epoch if registered is None else registered.epoch)
 
     def _make(
@@ -259,8 +260,8 @@ class Broker:
         if streams is not None:
             streams.serve(Purpose.REPLICATION, partitions.serve_follower)
         feed = Feed(metadata.image)
-        for follow in (feed.publish, partitions.follow):
-            metadata.subscribe(follow)
+        metadata.subscribe(feed.publish)
+        end_following = metadata.subscribe(partitions.follow)
         self._metadata, self._partitions, self._feed = metadata, partitions, feed
         self._topics = Topics(
             metadata,
@@ -273,7 +274,7 @@ class Broker:
         member = Membership(
             metadata, partitions, heartbeats, options.broker_id, incarnation, is_alone=is_alone
         )
-        return _Parts(partitions, controller, member, peering)
+        return _Parts(partitions, controller, member, peering, end_following)
 
     async def _open_solo(self, directory: DataDirectory, _incarnation: bytes) -> MetadataLog:
         return await SoloMetadataLog.open(
@@ -438,6 +439,7 @@ class _Parts:
     controller: Controller
     membership: Membership
     peering: Peering
+    end_following: Callable[[], None]
 
 
 async def _unless(stopping: asyncio.Event, waiting: Awaitable[T]) -> T | None:
