@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from millpond.wire.errors import BrokerNotReady, OperationTimeout
 from millpond_broker.consensus.metadata_log import MetadataLogFailed
 from millpond_broker.core.commands import FEATURE_LEVEL
 from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
@@ -37,30 +38,55 @@ UNDER_WAY_MAX: Final = 8
 close a stream is to be probed, and whoever is slow would fail that."""
 
 
+GAP_SECONDS_MAX: Final = 0.8
+"""Between two turns of the task that beats every half second. Whoever was held up for longer may have a
+successor: a controller that falls silent is replaced within a second, and the next one finds out at once who
+does not answer."""
+PROOF_SECONDS_MAX: Final = 1.0
+"""For a controller to find out, after a gap, whether it still is one."""
+
+
 class TakenOver(MetadataLogFailed):
     """Another start of this broker is registered: this one is over, and must end."""
 
 
 class Lease:
-    """Until when this broker may answer for what it leads without asking anybody."""
+    """Until when this broker may answer for what it leads without asking anybody. It ends over a gap in which
+    this process had no turn: what was heard before says nothing about now.
+    """
 
     def __init__(self, clock: Clock, *, is_alone: bool) -> None:
         """`is_alone`: there are no others who could lead anything."""
         self._clock = clock
         self._is_alone = is_alone
         self._until = float("-inf")
+        self._ended_at = float("-inf")
+        self._awake_at = clock.boottime()
 
     def holds(self) -> bool:
         """Whether it may, now."""
-        return self._is_alone or self._clock.boottime() < self._until
+        if self._is_alone:
+            return True
+        now = self._clock.boottime()
+        return now < self._until and now - self._awake_at < GAP_SECONDS_MAX
 
     def extend(self, sent_at: float) -> None:
         """A heartbeat that was sent then kept the session open. `sent_at`: of `Clock.boottime`."""
-        self._until = max(self._until, sent_at + SESSION_SECONDS)
+        if sent_at >= self._ended_at:
+            self._until = max(self._until, sent_at + SESSION_SECONDS)
 
     def end(self) -> None:
-        """It is over: the controller said so."""
-        self._until = float("-inf")
+        """It is over: the controller said so, or nobody knows. Heartbeats from before give it no more."""
+        self._until, self._ended_at = float("-inf"), self._clock.boottime()
+
+    def awake(self) -> bool:
+        """This process has a turn; whether it had the one before in time. If not, the lease is over."""
+        now = self._clock.boottime()
+        was_in_time = now - self._awake_at < GAP_SECONDS_MAX
+        self._awake_at = now
+        if not was_in_time:
+            self.end()
+        return was_in_time
 
 
 class Heartbeats:
@@ -83,6 +109,8 @@ class Heartbeats:
         self._beat_here = beat_here
         self._line = Line(seat.streams, seat.metadata.controller_elsewhere) if seat.streams else None
         self._under_way = 0
+        self._is_proven = True
+        """What this broker says to itself as the controller counts: it has been one without a gap."""
         self._epoch = 0
         self._told: object = None
         self._wake = asyncio.Event()
@@ -104,8 +132,11 @@ class Heartbeats:
 
     async def _run(self, tasks: asyncio.TaskGroup) -> None:
         due = self._clock.monotonic()
+        self._lease.awake()  # whatever was before is no gap
         while True:
             lag = max(0.0, self._clock.monotonic() - due)
+            if not self._lease.awake():
+                self._is_proven = False
             if self._under_way < UNDER_WAY_MAX:
                 tasks.create_task(self._beat(lag), name="heartbeat")
             due = self._clock.monotonic() + BEAT_SECONDS
@@ -190,7 +221,7 @@ class Heartbeats:
 
     async def _ask(self, beat: Beat) -> Beaten | None:
         if self._metadata.log.term:
-            return self._beat_here(beat)
+            return self._beat_here(beat) if await self._is_controller() else None
         if self._line is None:
             return None
         try:
@@ -201,3 +232,13 @@ class Heartbeats:
                 self._line.hang_up()  # it hangs, or is over
             return None
         return answer if isinstance(answer, Beaten) else None
+
+    async def _is_controller(self) -> bool:
+        """Whether this broker, which leads the voters as far as it knows, still does."""
+        if not self._is_proven and self._line is not None:
+            try:
+                await self._metadata.log.barrier(PROOF_SECONDS_MAX)
+            except (BrokerNotReady, OperationTimeout):
+                return False
+        self._is_proven = True
+        return bool(self._metadata.log.term)
