@@ -20,7 +20,7 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest check proto proto-check storage-fuzz fuzz bench docs clean
+.PHONY: help demo test pytest check proto proto-check storage-fuzz fuzz sim bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ storage-fuzz: $(VENV)/.installed-dev ## EXAMPLES=n runs of the log on the simula
 
 fuzz: $(VENV)/.installed-dev ## SEEDS=n runs of the metadata group under faults, from FIRST on; to docs/proofs.txt
 	$(BIN)/python -m tests.sim.raft --seeds $(SEEDS) --first $(FIRST)
+
+sim: $(VENV)/.installed-dev ## SEEDS=n runs of whole brokers under faults, from FIRST on, or one: SEED=n; to docs/proofs.txt
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.sim.cluster $(if $(SEED),--replay $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
 bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
 	$(BIN)/python -m tests.bench --json bench.json

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tests.sim.cluster.run import Plan, Report, run
+from tests.sim.cluster.run import Report, run_seed
 from tests.sim.history.operations import to_lines
 
 PROOFS = Path("docs/proofs.txt")
@@ -35,7 +35,7 @@ def main() -> int:
     options = _options()
     began = time.monotonic()
     if options.replay is not None:
-        reports: Sequence[Report] = [run_seed(options.replay, options.replicas)]
+        reports: Sequence[Report] = [run_seed(options.replay, options.replicas, flips=options.flips)]
         print("\n".join(reports[0].trace))
         if options.fingerprint:
             print(f"fingerprint {reports[0].fingerprint}, {reports[0].acknowledged}, {reports[0].counts}")
@@ -45,7 +45,7 @@ def main() -> int:
     else:
         seeds = range(options.first, options.first + options.seeds)
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            runner = partial(run_seed, replicas=options.replicas)
+            runner = partial(run_seed, replicas=options.replicas, flips=options.flips)
             reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
     _tell(reports, time.monotonic() - began, options)
     if options.replay is None and not options.unproven:
@@ -53,16 +53,12 @@ def main() -> int:
     return int(any(report.anomaly for report in reports))
 
 
-def run_seed(seed: int, replicas: int) -> Report:
-    """One seed as it is run by the thousand."""
-    return run(Plan(seed, replicas=replicas))
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.cluster", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--replicas", type=int, default=3, help="of each partition")
+    parser.add_argument("--flips", action="store_true", help="bits turn on disks, too")
     parser.add_argument("--replay", type=int, metavar="SEED", help="this seed alone, with its last events")
     parser.add_argument(
         "--history", type=Path, help="where to write the history of the seed that is replayed"
@@ -100,7 +96,8 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
     )
     for report in failed[:TOLD_MAX]:
         replicas = "" if options.replicas == 3 else f" --replicas {options.replicas}"
-        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}")
+        flips = " --flips" if options.flips else ""
+        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}{flips}")
 
 
 def _prove(reports: Sequence[Report]) -> None:

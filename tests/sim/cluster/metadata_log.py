@@ -61,8 +61,8 @@ class SimMetadataLog:
         """It leads, or not, as far as it knows."""
         if self._is_closed or (term, leader) == (self._term, self._leader):
             return
-        if term == 0 and self._voters.leader == self._broker_id and leader is not None:
-            return  # it came late
+        if term == 0 and self._voters.leader == self._broker_id:
+            return  # it came late: it leads, or leads again
         self._term, self._leader = term, leader
         self._tell()
 

@@ -33,10 +33,11 @@ class Mutant:
     found_by: int
     kinds: tuple[str, ...] = FAULTS
     every_seconds: float = 0.7
+    seconds: float = 12.0
 
-    def run(self, seed: int, *, sound: bool = False, seconds: float = 12.0) -> Report:
+    def run(self, seed: int, *, sound: bool = False) -> Report:
         """One seed of it; `sound`: of the code as it is."""
-        plan = Plan(seed, seconds=seconds, mix=Mix(self.kinds, self.every_seconds))
+        plan = Plan(seed, seconds=self.seconds, mix=Mix(self.kinds, self.every_seconds))
         if sound:
             return run(plan)
         with self._planted():
@@ -128,7 +129,7 @@ MUTANTS: Final = (
         "_answer",
         _serves_whatever,
         ("log-matching", "leader-completeness", "exception"),
-        found_by=0,
+        found_by=2,
     ),
     Mutant(
         "the high watermark moves below the minimum ISR",
@@ -136,16 +137,18 @@ MUTANTS: Final = (
         "has_enough",
         property(lambda _self: True),
         ("isr-reaches-hw", "leader-completeness", "maximal-isr"),
-        found_by=0,
+        found_by=1,
     ),
     Mutant(
         "who leaves the ISR counts no more before the controller said so",
         in_sync.InSync,
         "want",
         _shrinks_at_once,
-        ("maximal-isr",),
+        ("maximal-isr", "isr-reaches-hw"),
         found_by=0,
-        kinds=("stall",),
+        kinds=("stall", "controller change"),
+        every_seconds=3.0,
+        seconds=25.0,
     ),
     Mutant(
         "whoever waits is acknowledged as a leadership ends",
@@ -153,7 +156,7 @@ MUTANTS: Final = (
         "_step_down",
         _steps_down_with_thanks,
         ("acknowledged",),
-        found_by=0,
+        found_by=11,
     ),
     Mutant(
         "retries are not recognised",
@@ -177,6 +180,6 @@ MUTANTS: Final = (
         "_sync_one",
         lambda _part: None,
         ("isr-reaches-hw", "leader-completeness", "lost-write", "unseen"),
-        found_by=0,
+        found_by=1,
     ),
 )

@@ -25,7 +25,8 @@ NETWORK: Final = (
     "stall",
 )
 PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
-OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "flip", "clock")
+OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock")
+BAD_DISKS: Final = ("flip",)
 TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", "flip")
 """Those that may take bytes that were not synced, which flush=interval has not promised to keep."""
 CYCLE_SECONDS: Final = 6.0
@@ -62,6 +63,7 @@ class Nemesis:
         self.random = Random(f"nemesis {world.seed}")
         self._began = world.loop.time()
         self._is_over = False
+        self._has_flipped = False
         self._actions: dict[str, Callable[[BrokerHost], None]] = {
             "partition": lambda host: self._cut_off(host, both=True),
             "isolate leader": lambda host: self._cut_off(self._a_leader() or host, both=True),
@@ -256,10 +258,11 @@ class Nemesis:
         self._for_a_while(mend)
 
     def _flip(self, host: BrokerHost) -> None:
-        """A bit turns in what one replica has, where all others have everything: one disk may go bad at a
-        time, and is well again before the next one does.
+        """A bit turns in what one replica has, where all others have everything. Once in a run: nobody may
+        have looked at that batch when the next disk went bad.
         """
-        if not self._all_in_sync() or any(other.broker is None for other in self.world.hosts.values()):
+        is_up = all(other.broker is not None for other in self.world.hosts.values())
+        if self._has_flipped or not is_up or not self._all_in_sync():
             return
         partitions = host.broker._partitions if host.broker is not None else None
         logs = [partition.log for partition in partitions or () if partition.log is not None]
@@ -270,6 +273,7 @@ class Nemesis:
         path = log.directory / self.random.choice(names)
         size_bytes = host.disk.list(log.directory)[path.name]
         if size_bytes and log.durable_end > log.log_start:
+            self._has_flipped = True
             host.disk.flip_bit(path, self.random.randrange(8 * size_bytes))
 
     def _all_in_sync(self) -> bool:

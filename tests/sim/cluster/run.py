@@ -12,7 +12,16 @@ from millpond_broker.core.image import BrokerState
 from millpond_broker.core.leader import Acks
 from tests.sim.cluster.clients import Client, partition_name
 from tests.sim.cluster.invariants import Invariants
-from tests.sim.cluster.nemesis import NETWORK, OTHERS, PROCESSES, TAKE_UNSYNCED, Mix, Nemesis, mix_of
+from tests.sim.cluster.nemesis import (
+    BAD_DISKS,
+    NETWORK,
+    OTHERS,
+    PROCESSES,
+    TAKE_UNSYNCED,
+    Mix,
+    Nemesis,
+    mix_of,
+)
 from tests.sim.cluster.producer import ProducerClient
 from tests.sim.cluster.reader import ReaderClient
 from tests.sim.cluster.world import Anomaly, World, running
@@ -261,3 +270,8 @@ def run(plan: Plan) -> Report:
         trace=trace,
         history=simulated.history if anomaly else [],
     )
+
+
+def run_seed(seed: int, replicas: int, *, flips: bool) -> Report:
+    """One seed as it is run by the thousand, in processes that find it here."""
+    return run(Plan(seed, replicas=replicas, faults=(*ALL_FAULTS, *BAD_DISKS) if flips else ALL_FAULTS))

@@ -1,0 +1,51 @@
+"""Whole brokers under faults: nothing that was acknowledged is lost, and whatever is planted is noticed. More
+seeds: `make sim`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.sim.cluster.mutants import MUTANTS, Mutant
+
+SEEDS = 60
+SECONDS_MAX = 300
+
+
+def told(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    """What the simulator says, in processes of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.sim.cluster", "--unproven", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS_MAX,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+    )
+
+
+@pytest.mark.timeout(SECONDS_MAX)
+def test_what_was_acknowledged_survives_faults() -> None:
+    """A seed that fails is told with the command that runs it again."""
+    ran = told("--seeds", str(SEEDS))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    acknowledged = re.search(r"(\d+) batches acknowledged", ran.stdout)
+    assert acknowledged is not None
+    assert int(acknowledged[1]) > 100 * SEEDS, "they did something"
+
+
+def test_a_seed_is_a_run() -> None:
+    """The same trace in two processes, whose memory lies elsewhere."""
+    first, second = (told("--replay", "3", "--fingerprint").stdout for _ in range(2))
+    assert "fingerprint" in first
+    assert first == second
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_planted_bug_is_noticed(mutant: Mutant) -> None:
+    assert mutant.run(mutant.found_by).anomaly in mutant.anomalies
