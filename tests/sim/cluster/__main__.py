@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.cluster", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--replicas", type=int, default=3, help="of each partition")
+    parser.add_argument("--replicas", type=int, help="of each partition; drawn from the seed if not given")
     parser.add_argument("--flips", action="store_true", help="bits turn on disks, too")
     parser.add_argument("--replay", type=int, metavar="SEED", help="this seed alone, with its last events")
     parser.add_argument(
@@ -95,7 +95,7 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
         f" {simulated:.0f} s simulated in {seconds:.0f} s, {speed:.1f} times as fast as real on a core"
     )
     for report in failed[:TOLD_MAX]:
-        replicas = "" if options.replicas == 3 else f" --replicas {options.replicas}"
+        replicas = "" if options.replicas is None else f" --replicas {options.replicas}"
         flips = " --flips" if options.flips else ""
         print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}{flips}")
 

@@ -25,7 +25,7 @@ NETWORK: Final = (
     "stall",
 )
 PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
-OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock")
+OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock", "reassign")
 BAD_DISKS: Final = ("flip",)
 TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", "flip")
 """Those that may take bytes that were not synced, which flush=interval has not promised to keep."""
@@ -62,6 +62,8 @@ class Nemesis:
         self.mix = mix
         self.random = Random(f"nemesis {world.seed}")
         self._began = world.loop.time()
+        self.on_reassign: Callable[[], None] = lambda: None
+        """Asked to have some partition get other replicas."""
         self._is_over = False
         self._has_flipped = False
         self._actions: dict[str, Callable[[BrokerHost], None]] = {
@@ -86,6 +88,7 @@ class Nemesis:
             "disk full": self._disk_full,
             "flip": self._flip,
             "clock": self._clock,
+            "reassign": lambda _host: self.on_reassign(),
         }
         world.on_gone.append(self._start_again)
 

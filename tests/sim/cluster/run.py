@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from millpond.wire.errors import MillpondError
 from millpond_broker.core.image import BrokerState
 from millpond_broker.core.leader import Acks
-from tests.sim.cluster.clients import Client, partition_name
+from tests.sim.cluster.clients import Client, NoAnswer, partition_name
 from tests.sim.cluster.invariants import Invariants
 from tests.sim.cluster.nemesis import (
     BAD_DISKS,
@@ -48,7 +50,7 @@ class Plan:
 
     seed: int
     brokers: int = 3
-    replicas: int = 3
+    replicas: int | None = None
     seconds: float = RUN_SECONDS
     mix: Mix | None = None
     faults: tuple[str, ...] = ALL_FAULTS
@@ -95,6 +97,7 @@ class Run:
         self.history: list[Operation] = []
         self.invariants = Invariants(world)
         self.nemesis = Nemesis(world, plan.mix or mix_of(plan.seed, plan.allowed))
+        self.replicas = plan.replicas or self.random.choice((3, 3, 3, 2))
         self.partitions = [(TOPIC, number) for number in range(self.random.choice((1, 2, 3)))]
         self.producers: list[ProducerClient] = []
         self.readers: list[ReaderClient] = []
@@ -112,14 +115,23 @@ class Run:
         facts = {
             "name": TOPIC,
             "partitions": len(self.partitions),
-            "replicas": self.plan.replicas,
+            "replicas": self.replicas,
             "min_insync": None,
             "config": self._config(),
         }
         topic, _ = self.world.loop.run_for(made.ask_anybody("create", **facts), START_SECONDS)
         self._topic_id = topic.topic_id
+        self.nemesis.on_reassign = lambda: made.begin(self._reassign(made))
         for name, number in self.partitions:
             self.history.append(Settings(partition=partition_name(name, number)))
+
+    async def _reassign(self, admin: Client) -> None:
+        """Have one partition get as many replicas, in another order, or on other brokers. Nobody insists."""
+        _, number = self.random.choice(self.partitions)
+        replicas = tuple(self.random.sample(list(self.world.hosts), self.replicas))
+        asked = self.random.choice(list(self.world.hosts))
+        with suppress(NoAnswer, MillpondError):
+            await admin.ask(asked, "reassign", name=TOPIC, replicas={number: replicas})
 
     def _config(self) -> dict[str, str]:
         """Small segments in some runs; flush=interval in those without faults that take unsynced bytes."""
@@ -182,7 +194,9 @@ class Run:
         if any(broker.state is not BrokerState.RUNNING for broker in image.brokers.values()):
             return False
         return all(
-            state.leader is not None and len(state.isr) == len(state.replicas)
+            state.leader is not None
+            and len(state.isr) == len(state.replicas)
+            and not (state.adding or state.removing)
             for topic in image.topics.values()
             for state in topic.partitions
         )
@@ -272,6 +286,6 @@ def run(plan: Plan) -> Report:
     )
 
 
-def run_seed(seed: int, replicas: int, *, flips: bool) -> Report:
+def run_seed(seed: int, replicas: int | None, *, flips: bool) -> Report:
     """One seed as it is run by the thousand, in processes that find it here."""
     return run(Plan(seed, replicas=replicas, faults=(*ALL_FAULTS, *BAD_DISKS) if flips else ALL_FAULTS))

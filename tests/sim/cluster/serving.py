@@ -170,6 +170,8 @@ async def _answer(broker: Broker, question: Question) -> Any:
         case "create":
             topic, version = await broker.topics().create(**question.facts)
             return topic, version
+        case "reassign":
+            return await broker.topics().replicas.reassign(**question.facts)
         case "producer id":
             return await broker.new_producer_id()
         case "offsets":
