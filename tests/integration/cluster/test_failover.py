@@ -66,6 +66,8 @@ async def test_one_of_three_takes_nothing_and_goes_on_when_the_others_are_back(
         assert isinstance(refused.value.__cause__, NotEnoughReplicas | NotLeader)
         assert refused.value.outcome is Outcome.NOT_WRITTEN, "its lease is over: refused before the append"
         assert load.acknowledged - acknowledged <= 3 * IN_FLIGHT_MAX, "but for what was on its way"
+        async with three.client() as fresh:
+            assert topic in [each.name for each in await fresh.admin.list_topics()], "what is left can tell"
         await three.aio.restart(*others)
         await load.progress()
         await healed(client)

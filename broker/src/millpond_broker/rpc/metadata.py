@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from millpond.v1 import metadata_pb2
-from millpond.wire.errors import MillpondError
+from millpond.wire.errors import BrokerNotReady, MillpondError
 from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.rpc.calls import Context, parse, refuse, unary
 from millpond_broker.rpc.translate import cluster_metadata
@@ -18,6 +18,10 @@ from millpond_broker.runtime.broker import Broker
 IDLE_SECONDS: Final = 1.0
 """A watch on which nothing changes gets a sign of life so often: what hangs is found out by its silence, well
 before the connection is."""
+
+OUT_OF_TOUCH_MAX: Final = 3
+"""So many signs of life in a row without a lease: this broker may be cut off from the others, and whoever
+watches it would never hear who leads now. Another broker may know more."""
 
 
 class MetadataService:
@@ -45,15 +49,18 @@ class MetadataService:
             parse(metadata_pb2.WatchRequest, data)
             async with self._broker.watch_stream() as feed:
                 known: MetadataImage | None = None
-                while True:  # until the client leaves, or the feed ends with the broker
+                out_of_touch = 0
+                while out_of_touch < OUT_OF_TOUCH_MAX:  # or until the client leaves, or the feed ends
                     try:
                         async with asyncio.timeout(IDLE_SECONDS):
                             image = await feed.newer_than(known)
                     except TimeoutError:
+                        out_of_touch = 0 if self._broker.is_in_touch() else out_of_touch + 1
                         await context.write(b"")
                         continue
                     await context.write(self._update(known, image).SerializeToString())
                     known = image
+                raise BrokerNotReady(reason="it has not heard of the controller for a while")
         except MillpondError as error:
             await refuse(context, error)
 

@@ -372,6 +372,10 @@ class Broker:
         finally:
             self._watching -= 1
 
+    def is_in_touch(self) -> bool:
+        """Whether the controller answered within a session: what is known here is hardly older."""
+        return self._partitions is not None and self._partitions.has_lease()
+
     def metadata(self) -> MetadataImage:
         """The metadata now. Raises BrokerNotReady."""
         self.check_running()
