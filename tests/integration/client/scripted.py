@@ -34,6 +34,8 @@ class ScriptedBroker:
         """Whether topic "t" exists."""
         self.stalled = False
         """Takes everything and answers nothing."""
+        self.idle_ms = 0
+        """How often it says to give a sign of life on a watch; 0: never."""
         (self.port,) = free_ports(1)
         self.streams = 0
         """Fetch streams now open."""
@@ -171,8 +173,15 @@ class ScriptedBroker:
             if not self.stalled and version != self.version:
                 removed = [] if self.topics else [TOPIC_ID]
                 version = self.version  # before it is sent: it may change meanwhile
-                yield metadata_pb2.MetadataUpdate(changed=self._metadata(), removed_topic_ids=removed)
-            await changed.wait()
+                yield metadata_pb2.MetadataUpdate(
+                    changed=self._metadata(), removed_topic_ids=removed, idle_ms=self.idle_ms
+                )
+            try:
+                async with asyncio.timeout(self.idle_ms / 1000 or None):
+                    await changed.wait()
+            except TimeoutError:
+                if not self.stalled:
+                    yield metadata_pb2.MetadataUpdate()
 
     async def _list_offsets(
         self, request: offsets_pb2.ListOffsetsRequest, _: Any
