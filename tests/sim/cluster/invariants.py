@@ -10,6 +10,7 @@ high watermark are compared once on each replica, and again, all of them, on eac
     isr-reaches-hw          so has every registered member of ISR and ELR that is there, and cut nothing
     maximal-isr             the leader of the latest epoch counts whoever the controller may elect
     acknowledged            what is acknowledged to all is committed
+    stale-leader            one that was paused acknowledges nothing once another leads (rule 39)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from millpond_broker.core.image import MetadataImage, PartitionImage, TopicImage
+from millpond_broker.core.leader import Acks
 from millpond_broker.runtime.partition import Partition
 from millpond_broker.storage.log import Log
 from millpond_broker.storage.scan import Unsound
@@ -71,6 +73,9 @@ class Invariants:
         self._truths: dict[Key, _Truth] = {}
         self._seen: dict[tuple[int, Key], _Seen] = {}
         self._version = 0
+        self.only_pauses = False
+        """Brokers are paused, and nothing else happens to them: then stale leaders are silent."""
+        world.on_answered = self.answered
         world.on_gone.append(self._gone)
 
     def committed_end(self, key: Key) -> int:
@@ -229,6 +234,19 @@ class Invariants:
         known = self._truth(key).high_watermark
         if end > known:
             raise Anomaly("acknowledged", f"{who} up to {end}, and {known} is committed")
+
+    def answered(self, host: BrokerHost, key: Key, acks: Acks) -> None:
+        """A broker acknowledges a batch now. What all have, it may at any time."""
+        leaders = self._truth(key).leaders
+        if acks is not Acks.LEADER or not leaders or host.owner is None:
+            return
+        epoch, who = max(leaders.items())
+        if who == host.owner.name:
+            return
+        self._world.count("stale acknowledgements")
+        if self.only_pauses:
+            told = f"{host.owner.name} acknowledges to a producer what {who}, in epoch {epoch}, lacks"
+            self._world.failure = self._world.failure or Anomaly("stale-leader", told)
 
     def _gone(self, host: BrokerHost) -> None:
         """What the next process has is looked at anew."""

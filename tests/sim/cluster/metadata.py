@@ -25,6 +25,9 @@ TICK_SECONDS: Final = 0.05
 ELECTION_SECONDS: Final = (0.5, 1.0)
 BELIEF_SECONDS: Final = (0.3, 4.0)
 """For which one that was cut off goes on believing that it leads."""
+LATE_SECONDS: Final = 0.01
+AWAKE_SECONDS: Final = (0.001, 0.3)
+"""From the end of a pause until a voter hears of the others."""
 COMMIT_SECONDS: Final = (0.001, 0.006)
 
 
@@ -289,11 +292,17 @@ class Voters:
     def _soon(self, broker_id: int, action: Callable[[], None], lag: float = 0.001) -> None:
         follower = self.followers.get(broker_id)
         if follower is not None:
-            delay = self.random.uniform(0.0002, lag)
-            self.loop.call_later(delay, self._if_there, follower, action, context=follower.owner.context)
+            due = self.loop.time() + self.random.uniform(0.0002, lag)
+            self.loop.call_at(due, self._if_there, follower, action, due, context=follower.owner.context)
 
-    def _if_there(self, follower: Follower, action: Callable[[], None]) -> None:
-        if not follower.owner.is_dead:
+    def _if_there(self, follower: Follower, action: Callable[[], None], due: float) -> None:
+        if follower.owner.is_dead:
+            return
+        if self.loop.time() > due + LATE_SECONDS:
+            # It was paused. What it hears of first when it goes on is anybody's guess: of this late.
+            again = self.loop.time() + self.random.uniform(*AWAKE_SECONDS)
+            self.loop.call_at(again, self._if_there, follower, action, again, context=follower.owner.context)
+        else:
             action()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from millpond_broker.core import follower, followers, in_sync, leader, producers
 from millpond_broker.core.replication import Acknowledgement, Serving
-from millpond_broker.runtime import partition
+from millpond_broker.runtime import heartbeats, partition
 from millpond_broker.storage import group_commit
 from tests.sim.cluster.nemesis import Mix
 from tests.sim.cluster.run import Plan, Report, run
@@ -129,7 +129,7 @@ MUTANTS: Final = (
         "_answer",
         _serves_whatever,
         ("log-matching", "leader-completeness", "exception"),
-        found_by=2,
+        found_by=8,
     ),
     Mutant(
         "the high watermark moves below the minimum ISR",
@@ -137,7 +137,7 @@ MUTANTS: Final = (
         "has_enough",
         property(lambda _self: True),
         ("isr-reaches-hw", "leader-completeness", "maximal-isr"),
-        found_by=1,
+        found_by=2,
     ),
     Mutant(
         "who leaves the ISR counts no more before the controller said so",
@@ -156,7 +156,7 @@ MUTANTS: Final = (
         "_step_down",
         _steps_down_with_thanks,
         ("acknowledged",),
-        found_by=11,
+        found_by=7,
     ),
     Mutant(
         "retries are not recognised",
@@ -164,7 +164,7 @@ MUTANTS: Final = (
         "check",
         lambda _self, _header: None,
         ("duplicate",),
-        found_by=0,
+        found_by=2,
     ),
     Mutant(
         "readers see beyond the high watermark",
@@ -175,11 +175,20 @@ MUTANTS: Final = (
         found_by=0,
     ),
     Mutant(
+        "a lease never ends",
+        heartbeats.Lease,
+        "holds",
+        lambda _self: True,
+        ("stale-leader",),
+        found_by=5,
+        kinds=("pause",),
+    ),
+    Mutant(
         "a sync is said to be done that was not",
         group_commit,
         "_sync_one",
         lambda _part: None,
         ("isr-reaches-hw", "leader-completeness", "lost-write", "unseen"),
-        found_by=1,
+        found_by=0,
     ),
 )

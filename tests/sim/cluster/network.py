@@ -20,8 +20,8 @@ from tests.sim.loop import Owner, SimLoop
 
 LOOK_SECONDS: Final = 0.1
 """How often silent connections are looked for."""
-PATIENCE_SECONDS: Final = (1.5, 3.0)
-"""Of an end that hears nothing from the other: its keepalive's."""
+PATIENCE_SECONDS: Final = (3.4, 4.2)
+"""Of an end that hears nothing from the other: its keepalive's, which is longer than a session (rule 39)."""
 QUEUED_BYTES_MAX: Final = 24 << 20
 """Under way in one direction of a connection: more, and it breaks."""
 MESSAGE_BYTES: Final = 64

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.core.admission import AdmissionLimits
+from millpond_broker.core.leader import Acks
 from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.runtime.broker import ROLE, Broker, BrokerOptions
 from millpond_broker.runtime.fetch import FetchLimits
@@ -66,7 +67,7 @@ class BrokerHost:
         self.disk = SimFiles(Random(f"{world.seed} disk {broker_id}"))
         self.speed = DiskSpeed()
         self.clock = SimClock(
-            world.loop, rate=self.random.uniform(0.999, 1.001), skew_ms=self.random.randrange(-500, 500)
+            world.loop, rate=self.random.uniform(0.9999, 1.0001), skew_ms=self.random.randrange(-500, 500)
         )
         self.lives = 0
         self.owner: Owner | None = None
@@ -119,7 +120,7 @@ class BrokerHost:
             self.is_ready = True
             world.note(f"ready {self.broker_id}")
 
-        for kind, handler in serve_clients(broker).items():
+        for kind, handler in serve_clients(broker, self._answered).items():
             world.network.serve(self.broker_id, kind, handler)
         told = "stopped"
         try:
@@ -131,6 +132,11 @@ class BrokerHost:
         if not owner.is_dead:
             self._gone(owner, told)
             self.disk.kill()
+
+    def _answered(self, key: tuple[bytes, int], acks: Acks) -> None:
+        """It tells a producer that a batch is where its acks want it."""
+        if self.owner is not None:
+            self.world.on_answered(self, key, acks)
 
     def stop(self) -> None:
         """Have it stop in order."""

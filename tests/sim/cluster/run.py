@@ -97,6 +97,7 @@ class Run:
         self.history: list[Operation] = []
         self.invariants = Invariants(world)
         self.nemesis = Nemesis(world, plan.mix or mix_of(plan.seed, plan.allowed))
+        self.invariants.only_pauses = set(self.nemesis.mix.kinds) <= {"pause", "clock", "reassign"}
         self.replicas = plan.replicas or self.random.choice((3, 3, 3, 2))
         self.partitions = [(TOPIC, number) for number in range(self.random.choice((1, 2, 3)))]
         self.producers: list[ProducerClient] = []
@@ -147,7 +148,7 @@ class Run:
                 self._next_id(),
                 f"p{number}",
                 self.history,
-                acks=Acks.LEADER if number == 2 else Acks.ALL,
+                acks=Acks.LEADER if number and self.random.random() < 0.5 else Acks.ALL,
                 every_seconds=self.random.choice((0.1, 0.3, 0.6)),
                 delivery_seconds=self.random.uniform(8.0, 25.0),
             )

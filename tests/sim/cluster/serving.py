@@ -12,7 +12,7 @@ from millpond_broker.core.leader import Acks
 from millpond_broker.runtime.broker import Broker
 from millpond_broker.runtime.fetch import Fetched
 from millpond_broker.runtime.peers import StreamClosed
-from millpond_broker.runtime.produce import Batch, ProduceSession, Result
+from millpond_broker.runtime.produce import Batch, Result
 from tests.sim.cluster.network import End
 
 PRODUCE: Final = "produce"
@@ -75,10 +75,14 @@ class Reply:
     error: MillpondError | None = None
 
 
-def serve_clients(broker: Broker) -> dict[str, Callable[[End], Awaitable[None]]]:
+Answered = Callable[[tuple[bytes, int], Acks], None]
+"""Hears of each batch as it is acknowledged: of which partition, and for whom."""
+
+
+def serve_clients(broker: Broker, answered: Answered) -> dict[str, Callable[[End], Awaitable[None]]]:
     """Handlers by kind of connection."""
     return {
-        PRODUCE: lambda end: _ending(end, _produce(broker, end)),
+        PRODUCE: lambda end: _ending(end, _produce(broker, end, answered)),
         FETCH: lambda end: _ending(end, _fetch(broker, end)),
         ASK: lambda end: _ending(end, _ask(broker, end)),
     }
@@ -110,26 +114,31 @@ async def _both(reading: Awaitable[None], writing: Awaitable[None]) -> None:
                 task.exception()  # looked at: the first one was raised
 
 
-async def _produce(broker: Broker, end: End) -> None:
+async def _produce(broker: Broker, end: End, answered: Answered) -> None:
+    taken: dict[int, tuple[tuple[bytes, int], Acks]] = {}
+
+    async def take() -> None:
+        while True:
+            for message in await end.receive():
+                assert isinstance(message, Batches), "nothing else is sent"
+                for batch in message.batches:
+                    taken[batch.id] = ((batch.topic_id, batch.partition), message.acks)
+                    session.offer(batch, message.acks)
+                await session.room()
+
+    async def give() -> None:
+        while results := await session.take():
+            for result in results:
+                batch = taken.pop(result.id)
+                if result.error is None:
+                    answered(*batch)
+            end.send(Results(tuple(results)))
+
     async with broker.produce_stream() as session:
         try:
-            await _both(_take_batches(end, session), _give_results(end, session))
+            await _both(take(), give())
         finally:
             session.close()
-
-
-async def _take_batches(end: End, session: ProduceSession) -> None:
-    while True:
-        for message in await end.receive():
-            assert isinstance(message, Batches), "nothing else is sent"
-            for batch in message.batches:
-                session.offer(batch, message.acks)
-            await session.room()
-
-
-async def _give_results(end: End, session: ProduceSession) -> None:
-    while results := await session.take():
-        end.send(Results(tuple(results)))
 
 
 async def _fetch(broker: Broker, end: End) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from millpond_broker.core.commands import REPLICATION_LEVEL, Voter
+from millpond_broker.core.leader import Acks
 from tests.sim.cluster.metadata import Voters
 from tests.sim.cluster.network import Network
 from tests.sim.cluster.peers import SimPeerStreams, address_of, through_codecs
@@ -55,6 +56,8 @@ class World:
         """Of everything that happened so far: equal for equal runs."""
         self.on_gone: list[Callable[[BrokerHost], None]] = []
         """Told of each process of a broker that ended."""
+        self.on_answered: Callable[[BrokerHost, tuple[bytes, int], Acks], None] = lambda *_told: None
+        """Told of each batch that a broker acknowledges, as it does."""
         self.on_round: list[Callable[[], None]] = []
         """Called after each round of callbacks; may raise Anomaly."""
         self.network = Network(loop, Random(f"network {seed}"), self.note)
