@@ -274,7 +274,7 @@ class FollowerStory(_Story):
         self._answered(Diverging(self.follower.leader_epoch, int(session), int(epoch), int(end)))
 
     def do_range(self, start: str, end: str, *, session: str = "1") -> None:
-        self._answered(OutOfRange(self.follower.leader_epoch, int(session), int(start), int(end)))
+        self._answered(OutOfRange(self.follower.leader_epoch, int(session), int(start), int(end), int(start)))
 
     def do_fence(self, current: str, *, session: str = "1") -> None:
         self._answered(FencedLeaderEpoch(self.follower.leader_epoch, int(session), int(current)))

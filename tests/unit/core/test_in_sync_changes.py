@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -42,11 +43,12 @@ def test_a_leader_lets_in_who_caught_up_and_shrinks_by_who_fell_behind() -> None
     assert c.says == "leader 1 in 0, isr 1, elr 3"
 
 
-def test_what_is_as_it_was_asked_for_does_not_change() -> None:
+def test_an_isr_that_is_asked_for_again_makes_a_new_partition_epoch() -> None:
+    """By it a leader ends what it had asked for before: whoever it was may not join by that any more."""
     c = without_three()
     before = c.partition("orders")
     assert c.in_sync(2, 1) is None
-    assert c.partition("orders") is before
+    assert c.partition("orders") == replace(before, partition_epoch=before.partition_epoch + 1)
 
 
 def test_who_lost_bytes_leaves_without_being_eligible() -> None:
@@ -151,11 +153,11 @@ def test_a_shrink_and_an_election_that_were_decided_on_one_image_do_not_both_app
 # --- giving up (rules 15 and 40) -----------------------------------------------------------------------
 
 
-def test_a_leader_resigns_to_another_and_keeps_its_seat() -> None:
-    """Rule 40."""
+def test_a_leader_resigns_to_another_and_leaves_the_isr() -> None:
+    """Rule 40: it is preferred, and would lead again at once, before its disk works."""
     c = without_three()
     assert c.give_up(1, leaves=False) is None
-    assert c.says == "leader 2 in 1, isr 1,2"
+    assert c.says == "leader 2 in 1, isr 2, elr 1"
     refused = c.give_up(1, leaves=False)
     assert refused is not None, "it does not lead any more"
     assert refused.code is ErrorCode.INVALID_REQUEST

@@ -312,6 +312,10 @@ class Brokers:
 
     async def send(self, value: bytes, acks: Acks = Acks.ALL) -> int:
         """Offset once acknowledged. Raises what it was refused with."""
+        return await self.send_all([value], acks)
+
+    async def send_all(self, values: list[bytes], acks: Acks = Acks.ALL) -> int:
+        """The same, in one batch; the first one's offset."""
 
         class Answer:
             def __init__(self) -> None:
@@ -324,7 +328,7 @@ class Brokers:
                     self.done.set_exception(error)
 
         answer = Answer()
-        appended = self.leader().partition().produce(batch([value]), acks, answer)
+        appended = self.leader().partition().produce(batch(values), acks, answer)
         if not appended.settled:
             async with asyncio.timeout(10):
                 await answer.done

@@ -157,6 +157,21 @@ async def test_a_follower_adopts_the_log_start_of_its_leader() -> None:
         assert away.log().log_start == 15
 
 
+async def test_a_log_start_within_a_batch_is_where_nobody_begins() -> None:
+    """Rules 4 and 37: a replica that starts from nothing begins with the batch, and adopts the log start."""
+    async with brokers() as cluster:
+        await cluster.create()
+        await cluster.send_all([b"%d" % i for i in range(10)])
+        await cluster.settled()
+        node = follower_of(cluster)
+        await node.crash()
+        node.lose_disk()
+        cluster.leader().partition().trim(5)
+        await node.up()
+        assert await cluster.settled() == 10
+        await cluster.until(lambda: node.log().log_start == 5)
+
+
 async def test_a_failed_sync_of_a_follower_costs_what_was_in_doubt_and_no_more() -> None:
     """Rule 40."""
     async with brokers() as cluster:

@@ -233,15 +233,17 @@ class Follower:
     def _out_of_range(self, answer: OutOfRange) -> Turn:
         """Rule 4: there was nothing to compare."""
         position = self.position
+        if position.last_epoch is None and answer.starts_at != position.log_end:
+            return self._empty(answer.starts_at)
         if answer.log_start > position.log_end:
-            return self._empty(answer.log_start)
+            return self._empty(answer.starts_at)
         if answer.log_end >= position.log_end:
             self._enter(FollowerState.IDLE)
             return self._state()  # one of us has moved meanwhile
         if answer.log_end < position.log_start:
             if self._loses_committed(answer.log_end):
                 return self._stop(Trouble.WOULD_LOSE_COMMITTED)
-            return self._empty(answer.log_start)
+            return self._empty(answer.starts_at)
         return self._cut(answer.log_end)
 
     def pushed(self, push: Push, batches: Batches | None) -> Turn:

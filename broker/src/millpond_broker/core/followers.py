@@ -67,8 +67,10 @@ class Follower:
 
 @dataclass(slots=True)
 class Ends:
-    """The leader's own offsets: log_start <= high_watermark <= own_end <= log_end."""
+    """The leader's own offsets: first_offset <= log_start <= high_watermark <= own_end <= log_end."""
 
+    # Where the batches begin that are still there.
+    first_offset: int
     log_start: int
     log_end: int
     # How far the leader's own copy counts: durable_end with flush=commit, log_end with interval.
@@ -78,6 +80,7 @@ class Ends:
 
     def check(self) -> None:
         """Assert what the class says."""
+        assert self.first_offset <= self.log_start, "what can be read is there"
         assert self.log_start <= self.high_watermark, "what is trimmed was committed"
         assert self.high_watermark <= self.own_end, "what is committed is here, as far as it counts"
         assert self.own_end <= self.log_end, "what counts was appended"
@@ -132,8 +135,9 @@ class Followers:
         if statement.broker_epoch == follower.broker_epoch and session <= follower.session:
             return FencedLeaderEpoch(epoch, session, self._leader_epoch)  # another one overtook it
         is_empty = statement.last_epoch is None
-        if offset < ends.log_start or (is_empty and offset > ends.log_end):
-            return OutOfRange(epoch, session, ends.log_start, ends.log_end)
+        # Somewhere within a batch an empty log cannot begin.
+        if offset not in (ends.first_offset, ends.log_end) if is_empty else offset < ends.log_start:
+            return self._out_of_range(epoch, session)
         if statement.last_epoch is not None:
             agreed = epochs.end_offset_for(statement.last_epoch, ends.log_end)
             if agreed is None:  # what it has is older than all that is left here
@@ -141,6 +145,10 @@ class Followers:
             if agreed[0] < statement.last_epoch or agreed[1] < offset:
                 return Diverging(epoch, session, *agreed)
         return Serving(epoch, session, offset, ends.high_watermark, ends.log_start)
+
+    def _out_of_range(self, epoch: int, session: int) -> OutOfRange:
+        ends = self._ends
+        return OutOfRange(epoch, session, ends.log_start, ends.log_end, ends.first_offset)
 
     def _open(self, follower: Follower, statement: Statement) -> None:
         ends = self._ends
@@ -203,9 +211,9 @@ class Followers:
             follower.is_due = False
             return None
         ends = self._ends
-        if follower.next_offset < ends.log_start:
+        if follower.next_offset < ends.first_offset:
             follower.close()
-            return OutOfRange(self._leader_epoch, follower.session, ends.log_start, ends.log_end)
+            return self._out_of_range(self._leader_epoch, follower.session)
         return Push(
             self._leader_epoch, follower.session, follower.next_offset, ends.high_watermark, ends.log_start
         )

@@ -87,14 +87,19 @@ class Leader(Generic[W]):
         durable_end: int,
         high_watermark: int,
         now_ms: int,
+        first_offset: int | None = None,
     ) -> None:
-        """`high_watermark`: what this replica knew of it as a follower, or from its checkpoint."""
+        """`high_watermark`: what this replica knew of it as a follower, or from its checkpoint.
+        `first_offset`: where the batches begin that are there; None: at the log start.
+        """
         self.reign = reign
         me = Member(reign.broker_id, reign.broker_epoch)
         self.in_sync = InSync(me, reign.leader_epoch, reign.committed)
         # The log end when this epoch began: the high watermark says nothing before it is there (rule 1).
         self.epoch_start: Final = log_end
-        self._ends = Ends(log_start, log_end, self._own_end(log_end, durable_end), high_watermark)
+        first_offset = log_start if first_offset is None else first_offset
+        own_end = self._own_end(log_end, durable_end)
+        self._ends = Ends(first_offset, log_start, log_end, own_end, high_watermark)
         self._followers = Followers(reign.leader_epoch, waits_for_sync=reign.waits_for_sync, ends=self._ends)
         self._append_times = AppendTimes(reign.replica_lag_ms_max, now_ms)
         self._for_own_end: Waiters[W] = Waiters()
@@ -173,14 +178,23 @@ class Leader(Generic[W]):
 
     # --- the log, the metadata, time ------------------------------------------------------------------
 
-    def advance(self, log_start: int, log_end: int, durable_end: int, now_ms: int) -> Step[W]:
-        """The log was appended to, synced or trimmed."""
+    def advance(
+        self,
+        log_start: int,
+        log_end: int,
+        durable_end: int,
+        now_ms: int,
+        *,
+        first_offset: int | None = None,
+    ) -> Step[W]:
+        """The log was appended to, synced or trimmed. `first_offset` as at the start."""
         ends, own_end = self._ends, self._own_end(log_end, durable_end)
         assert log_start >= ends.log_start, "a log start does not go back"
         assert log_end >= ends.log_end, "a leader loses no bytes within its epoch (rule 12)"
         assert own_end >= ends.own_end, "nor what it counted"
         if log_end > ends.log_end:
             self._append_times.appended(ends.log_end, now_ms)
+        ends.first_offset = log_start if first_offset is None else first_offset
         ends.log_start, ends.log_end, ends.own_end = log_start, log_end, own_end
         return self._step(now_ms)
 

@@ -91,12 +91,12 @@ def led_if_possible(old: PartitionImage, alive: Container[int], min_insync: int)
 def resigned(old: PartitionImage, broker_id: int, alive: Container[int], min_insync: int) -> PartitionImage:
     """Its leader's epoch ends (rule 40): another leads, or itself in the next epoch if nobody else can."""
     assert old.leader == broker_id, "who resigns leads"
-    successor = next_leader(old, alive, but=broker_id)
-    if successor is None and broker_id in alive:
-        successor = broker_id
-    if successor is None:
-        return replace(old, leader=None, last_leader=broker_id, partition_epoch=old.partition_epoch + 1)
-    return led(old, successor, min_insync)
+    if next_leader(old, alive, but=broker_id) is not None:
+        # Out of the ISR as well, until its disk works again: else it would be preferred at once.
+        return without(old, broker_id, alive, min_insync)
+    if broker_id in alive:
+        return led(old, broker_id, min_insync)
+    return replace(old, leader=None, last_leader=broker_id, partition_epoch=old.partition_epoch + 1)
 
 
 # --- members (rules 11 and 13) ---------------------------------------------------------------------------
@@ -116,11 +116,11 @@ def _eligible(old: PartitionImage, isr: Members, min_insync: int, unseated: Memb
 
 
 def with_isr(old: PartitionImage, isr: Members, unseated: Members, min_insync: int) -> PartitionImage:
-    """The ISR that its leader asked for."""
+    """The ISR that its leader asked for. The one that there is makes a new partition epoch, too: by that a
+    leader puts an end to what it had asked for before (`InSync.answered`).
+    """
     ordered = tuple([member for member in old.replicas if member in isr])
     elr = _eligible(old, ordered, min_insync, unseated)
-    if ordered == old.isr and elr == old.elr:
-        return old
     return PartitionImage(
         leader=old.leader,
         leader_epoch=old.leader_epoch,

@@ -74,6 +74,9 @@ class OutOfRange:
     session: int
     log_start: int
     log_end: int
+    starts_at: int
+    """Where the batches that the leader still has begin: at or before its log start, which may lie within a
+    batch. An empty log begins there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,9 +159,11 @@ ROWS: Final[dict[type, Row]] = {
             session=_session(m, m.answer.leader_epoch, m.answer.session),
             log_start=m.answer.log_start,
             log_end=m.answer.log_end,
+            starts_at=m.answer.starts_at,
         ),
         lambda m: _answered(
-            m.session, OutOfRange(m.session.leader_epoch, m.session.session, m.log_start, m.log_end)
+            m.session,
+            OutOfRange(m.session.leader_epoch, m.session.session, m.log_start, m.log_end, m.starts_at),
         ),
     ),
     FencedLeaderEpoch: Row(

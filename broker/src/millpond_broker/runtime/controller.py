@@ -134,7 +134,7 @@ class _Reign:
                     self._probe(probe)
                 self._tasks.create_task(self._tick(), name="sessions")
                 self._tasks.create_task(self._plan(), name="planner")
-        except Deposed:
+        except* Deposed:
             pass  # who follows the term sees it, too
         finally:
             self.is_claimed = False

@@ -161,6 +161,10 @@ class Partition:
         self.following: Following | None = None
         # Of the latest leadership here: a log that was cut is led again in a later one only (rule 12).
         self.last_epoch = -1
+        # Its log was opened after this broker had registered, and lost bytes then that nobody was told of.
+        self.has_lost = False
+        # When its log, which had failed, was last opened again, by the clock's monotonic time.
+        self.mended_at = float("-inf")
         # As it was known when this replica neither led nor followed, and in which leader epoch: a machine
         # begins with it and goes on from there.
         self.known_high_watermark = 0
@@ -200,6 +204,7 @@ class Partition:
             durable_end=log.durable_end,
             high_watermark=self.known_high_watermark,
             now_ms=self._monotonic_ms(),
+            first_offset=log.first_offset,
         )
 
     def follow(self, following: Following, error: NotLeader) -> None:
@@ -300,7 +305,8 @@ class Partition:
         if self.following is not None:
             self.following.advance()
         elif leader is not None and log is not None:
-            self._do(leader.advance(log.log_start, log.log_end, log.durable_end, self._monotonic_ms()))
+            now_ms, first = self._monotonic_ms(), log.first_offset
+            self._do(leader.advance(log.log_start, log.log_end, log.durable_end, now_ms, first_offset=first))
 
     def _do(self, step: Step[Answer]) -> None:
         """What the leader says is due."""

@@ -51,6 +51,9 @@ _log: Final = logging.getLogger(__name__)
 
 CHECKPOINTS_SECONDS_MAX: Final = 0.01
 """Of a round of upkeep, for writing down high watermarks: nothing rests on when, and each takes two syncs."""
+MEND_SECONDS: Final = 1.0
+"""Between two attempts at a log that failed, beside those of the upkeep: a disk that fails each sync must not
+have its partitions led here and elsewhere in turns, many times a second."""
 TICK_SECONDS: Final = 0.25
 """How often leaders look for who lags, and ask again for what had no answer."""
 FLUSH_STALL_SECONDS: Final = 5.0
@@ -281,6 +284,8 @@ class Partitions:
             return
         if partition.log is None:
             self._work.ask(partition, Open(log_options(topic.config)))
+        elif self._lacks_what_it_had(partition, state):
+            self._stand_by(partition, state)
         elif state.leader == me:
             self._lead(partition, partition.log, topic, state)
         elif state.leader is not None:
@@ -302,12 +307,29 @@ class Partitions:
         """Whether its log is damaged, and others have what was acknowledged: it gives up its seat (rule 15).
         The only one keeps it: what is sound is served, and nothing is appended.
         """
-        log, me = partition.log, self._options.broker_id
+        log = partition.log
+        return log is not None and log.corruption is not None and self._gives_up_seat(partition, state)
+
+    def _gives_up_seat(self, partition: Partition, state: PartitionImage) -> bool:
+        """Whether others have what was acknowledged; then its own seat, if it has one, is given up."""
+        me = self._options.broker_id
         seats = {*state.isr, *state.elr}
-        if log is None or log.corruption is None or not seats - {me}:
+        if not seats - {me}:
             return False
-        if me in seats:
+        if me in seats and self._me() is not None:
             self._requests.give_up(partition, leaves=True)
+        return True
+
+    def _lacks_what_it_had(self, partition: Partition, state: PartitionImage) -> bool:
+        """Whether it lost bytes after it had said what it has (rule 15), and has a seat by them: it plays no
+        part before that is given up; the only one waits for a start that reports it.
+        """
+        me = self._options.broker_id
+        partition.has_lost &= me in state.isr or me in state.elr
+        if not partition.has_lost:
+            return False
+        if not self._gives_up_seat(partition, state):
+            event(_log, logging.ERROR, "lost_bytes_unreported", log=str(partition.name))
         return True
 
     def _lead(self, partition: Partition, log: Log, topic: TopicImage, state: PartitionImage) -> None:
@@ -476,12 +498,18 @@ class Partitions:
             if self._held.get(partition.key) is partition:
                 del self._held[partition.key]
         elif log is not None and log.failure is None and partition.state is not State.CLOSED:
+            if isinstance(work, Open) and self._me() is not None:
+                partition.has_lost |= log.recovery.may_have_lost
             if partition.following is not None:
                 partition.following.log_ready()
             else:
                 partition.opened(log)
+            if log.is_dirty:
+                self.syncer.request(partition)  # what had asked for it was forgotten for the work's sake
         if isinstance(work, Delete) or (log is not None and log.failure is None):
             self._place_again(partition.key)
+        elif log is None and (found := self._state_of(partition.key)) is not None:
+            self._gives_up_seat(partition, found[1])  # it could not be opened
         self._has_progressed()
 
     def _place_again(self, key: Key) -> None:
@@ -495,7 +523,10 @@ class Partitions:
         found = self._state_of(partition.key)
         seats = () if found is None else (*found[1].isr, *found[1].elr)
         if partition.options.waits_for_sync or self._options.broker_id not in seats:
-            self._work.ask(partition, Reopen())
+            now = self._clock.monotonic()
+            if now - partition.mended_at > MEND_SECONDS:  # else the upkeep comes back to it
+                partition.mended_at = now
+                self._work.ask(partition, Reopen())
         else:
             self.give_up(partition, leaves=True)
 

@@ -138,6 +138,11 @@ class Log:
         return self._checkpoint.current.log_start
 
     @property
+    def first_offset(self) -> int:
+        """Where the batches begin that are still there: at or before the log start."""
+        return min(self._segments.first_offset, self.log_start)
+
+    @property
     def log_end(self) -> int:
         """The offset that the next record gets."""
         return self._segments.last.next_offset
@@ -384,9 +389,9 @@ class Log:
         return self._reader.read(offset, bytes_max, below)
 
     def read_framed(self, offset: int, bytes_max: int, below: int) -> Framed:
-        """As `read`, for a push: the batches behind their frames in one object, and where they end; no bytes,
-        and `offset`, when there is nothing. `bytes_max` counts the frames. Raises as `read`: what is cold is
-        verified before it is pushed (rule 15).
+        """As `read`, for a push, and from `first_offset` on: the batches behind their frames in one object,
+        and where they end; no bytes, and `offset`, when there is nothing. `bytes_max` counts the frames.
+        Raises as `read`: what is cold is verified before it is pushed (rule 15).
         """
         return self._reader.read_framed(offset, bytes_max, below)
 
@@ -402,7 +407,7 @@ class Log:
     def _readable(self) -> Readable:
         # After a failure, what lies past the durable end may be anything.
         served_end = self.log_end if self.failure is None else self.durable_end
-        return Readable(self.log_start, self.log_end, served_end)
+        return Readable(self.first_offset, self.log_start, self.log_end, served_end)
 
     # --- shortening -----------------------------------------------------------------------------------
 

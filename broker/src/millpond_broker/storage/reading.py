@@ -19,8 +19,11 @@ _READ_AHEAD_BYTES: Final = 8 << 10
 
 
 class Readable(NamedTuple):
-    """log_start <= offset <= log_end may be asked for; what lies at or past `served_end` is not shown."""
+    """log_start <= offset <= log_end may be asked for; what lies at or past `served_end` is not shown. Other
+    replicas get what lies before the log start, too, from `first_offset` on.
+    """
 
+    first_offset: int
     log_start: int
     log_end: int
     served_end: int
@@ -47,10 +50,10 @@ class LogReader:
         self._readable = readable
 
     def read(self, offset: int, bytes_max: int, below: int, *, framed: bool = False) -> list[StoredBatch]:
-        """As `Log.read`; `framed`: `bytes_max` is of batches and their frames."""
+        """As `Log.read`; `framed`: as `Log.read_framed`."""
         self._health.check_readable(offset)
-        log_start, log_end, served_end = self._readable()
-        if not log_start <= offset <= log_end:
+        first_offset, log_start, log_end, served_end = self._readable()
+        if not (first_offset if framed else log_start) <= offset <= log_end:
             raise OffsetOutOfRange(
                 topic=self._health.partition.topic,
                 partition=self._health.partition.partition,
@@ -96,7 +99,7 @@ class LogReader:
 
     def find_time(self, timestamp: int, below: int | None) -> tuple[int, int] | None:
         """As `Log.find_time`."""
-        log_start, _, end = self._readable()
+        _, log_start, _, end = self._readable()
         below = end if below is None else min(below, end)
         try:
             for stored in self._segments.batches_at_time(timestamp, log_start):

@@ -69,6 +69,11 @@ class Segments:
         """All but the last, oldest first."""
         return self._list[:-1]
 
+    @property
+    def first_offset(self) -> int:
+        """Where the oldest begins."""
+        return self._list[0].base_offset
+
     def as_list(self) -> list[Segment]:
         """All of them, oldest first."""
         return list(self._list)

@@ -112,14 +112,16 @@ class ReplicaDiverging(_message.Message):
     def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., epoch: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class ReplicaOutOfRange(_message.Message):
-    __slots__ = ("session", "log_start", "log_end")
+    __slots__ = ("session", "log_start", "log_end", "starts_at")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     LOG_START_FIELD_NUMBER: _ClassVar[int]
     LOG_END_FIELD_NUMBER: _ClassVar[int]
+    STARTS_AT_FIELD_NUMBER: _ClassVar[int]
     session: ReplicaSession
     log_start: int
     log_end: int
-    def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., log_start: _Optional[int] = ..., log_end: _Optional[int] = ...) -> None: ...
+    starts_at: int
+    def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., log_start: _Optional[int] = ..., log_end: _Optional[int] = ..., starts_at: _Optional[int] = ...) -> None: ...
 
 class ReplicaFenced(_message.Message):
     __slots__ = ("session", "current_epoch")
