@@ -115,7 +115,6 @@ class Following:
             turn = self._machine.answered(answer, log.epochs)
             if self.state is FollowerState.FOLLOWING:
                 self.known_in_epoch = self.leader_epoch
-                self._again_seconds = AGAIN_SECONDS_MIN
             self._do(turn)
 
     def pushed(self, push: Push, data: bytes) -> None:
@@ -124,6 +123,7 @@ class Following:
         if log is None:
             return  # it is being cut: the session is over
         if not data:
+            self._again_seconds = AGAIN_SECONDS_MIN
             self._do(self._machine.pushed(push, None))
             return
         if (push.leader_epoch, push.session) != (self.leader_epoch, self.session):
@@ -144,6 +144,7 @@ class Following:
         except (StorageFull, StorageFailed, CorruptBatch, UnsupportedFormat) as error:
             self._failed(log, error)
             return
+        self._again_seconds = AGAIN_SECONDS_MIN
         self._around.request_sync(self._partition)
         self._do(self._machine.appended(log.position()))
 

@@ -163,6 +163,8 @@ class Partition:
         self.last_epoch = -1
         # Its log was opened after this broker had registered, and lost bytes then that nobody was told of.
         self.has_lost = False
+        # Its log cannot be cut, nor opened again, for what is damaged in it. Found in this partition epoch.
+        self.spoilt_in: int | None = None
         # When its log, which had failed, was last opened again, by the clock's monotonic time.
         self.mended_at = float("-inf")
         # As it was known when this replica neither led nor followed, and in which leader epoch: a machine
@@ -288,6 +290,9 @@ class Partition:
         except StorageFailed as error:
             self.fail(error)
             self._around.request_sync(self)  # the one that looks after failed logs
+            raise
+        except CorruptBatch:
+            self._around.corrupt(self)
             raise
         metrics = self._metrics
         metrics.append_seconds.observe(self._clock.monotonic() - began)

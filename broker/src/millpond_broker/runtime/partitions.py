@@ -15,6 +15,7 @@ from typing import Final
 
 from millpond.wire.errors import (
     BrokerNotReady,
+    CorruptBatch,
     InvalidRequest,
     MillpondError,
     NotLeader,
@@ -33,12 +34,13 @@ from millpond_broker.core.topic_config import TopicConfig
 from millpond_broker.observe.logs import event
 from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.runtime.following import Following
-from millpond_broker.runtime.log_work import Cut, Delete, Empty, LogWork, Open, Reopen, Work, log_options
+from millpond_broker.runtime.log_work import Cut, Delete, Empty, LogWork, Open, Work, log_options
 from millpond_broker.runtime.metadata import Proposing
 from millpond_broker.runtime.partition import Key, Partition, PartitionOptions, State
 from millpond_broker.runtime.peers import PeerStream, PeerStreams
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.requests import Requests
+from millpond_broker.runtime.seats import Seats
 from millpond_broker.runtime.stream_to_follower import Pace, StreamsToFollowers
 from millpond_broker.runtime.stream_to_leader import StreamToLeader
 from millpond_broker.runtime.syncer import Syncer
@@ -51,9 +53,6 @@ _log: Final = logging.getLogger(__name__)
 
 CHECKPOINTS_SECONDS_MAX: Final = 0.01
 """Of a round of upkeep, for writing down high watermarks: nothing rests on when, and each takes two syncs."""
-MEND_SECONDS: Final = 1.0
-"""Between two attempts at a log that failed, beside those of the upkeep: a disk that fails each sync must not
-have its partitions led here and elsewhere in turns, many times a second."""
 TICK_SECONDS: Final = 0.25
 """How often leaders look for who lags, and ask again for what had no answer."""
 FLUSH_STALL_SECONDS: Final = 5.0
@@ -110,6 +109,14 @@ class Partitions:
         self._streams = streams
         self._work = LogWork(files, directory, disk, self.syncer, self._worked)
         self._requests = Requests(metadata, self._me)
+        self._seats = Seats(
+            options.broker_id,
+            clock,
+            work=self._work,
+            requests=self._requests,
+            me=self._me,
+            state_of=self._state_of,
+        )
         self._followers = StreamsToFollowers(self._held_at, Pace(options.catch_up_bytes_per_second, clock))
         self._held: dict[Key, Partition] = {}
         self._image: MetadataImage = EMPTY
@@ -284,7 +291,10 @@ class Partitions:
             return
         if partition.log is None:
             self._work.ask(partition, Open(log_options(topic.config)))
-        elif self._lacks_what_it_had(partition, state):
+        elif partition.spoilt_in is not None:
+            self._stand_by(partition, state)
+            self._seats.start_over(partition, partition.log, state)
+        elif self._seats.lacks_what_it_had(partition, state):
             self._stand_by(partition, state)
         elif state.leader == me:
             self._lead(partition, partition.log, topic, state)
@@ -292,7 +302,7 @@ class Partitions:
             self._follow(partition, partition.log, state)
         else:
             self._stand_by(partition, state)
-            self._gives_up_as_corrupt(partition, state)
+            self._seats.gives_up_as_corrupt(partition, state)
 
     def _is_as_before(self, partition: Partition, state: PartitionImage) -> bool:
         following = partition.following
@@ -303,35 +313,6 @@ class Partitions:
             name = partition.name
             partition.stand_by(NotLeader(topic=name.topic, partition=name.partition, leader=state.leader))
 
-    def _gives_up_as_corrupt(self, partition: Partition, state: PartitionImage) -> bool:
-        """Whether its log is damaged, and others have what was acknowledged: it gives up its seat (rule 15).
-        The only one keeps it: what is sound is served, and nothing is appended.
-        """
-        log = partition.log
-        return log is not None and log.corruption is not None and self._gives_up_seat(partition, state)
-
-    def _gives_up_seat(self, partition: Partition, state: PartitionImage) -> bool:
-        """Whether others have what was acknowledged; then its own seat, if it has one, is given up."""
-        me = self._options.broker_id
-        seats = {*state.isr, *state.elr}
-        if not seats - {me}:
-            return False
-        if me in seats and self._me() is not None:
-            self._requests.give_up(partition, leaves=True)
-        return True
-
-    def _lacks_what_it_had(self, partition: Partition, state: PartitionImage) -> bool:
-        """Whether it lost bytes after it had said what it has (rule 15), and has a seat by them: it plays no
-        part before that is given up; the only one waits for a start that reports it.
-        """
-        me = self._options.broker_id
-        partition.has_lost &= me in state.isr or me in state.elr
-        if not partition.has_lost:
-            return False
-        if not self._gives_up_seat(partition, state):
-            event(_log, logging.ERROR, "lost_bytes_unreported", log=str(partition.name))
-        return True
-
     def _lead(self, partition: Partition, log: Log, topic: TopicImage, state: PartitionImage) -> None:
         committed = Committed.of(topic, state, self._image)
         if partition.leader is not None and partition.last_epoch == state.leader_epoch:
@@ -339,7 +320,7 @@ class Partitions:
             return
         if partition.last_epoch >= state.leader_epoch:
             return  # its log failed in this epoch: it has resigned (rule 12)
-        if self._gives_up_as_corrupt(partition, state):
+        if self._seats.gives_up_as_corrupt(partition, state):
             self._stand_by(partition, state)
             return
         if log.failure is not None:
@@ -347,6 +328,9 @@ class Partitions:
             self._mend(partition)
             return
         self._stand_by(partition, state)
+        if log.durable_end < log.log_start:
+            partition.fail(CorruptBatch(reason="nothing of it is sound from its log start on", offset=None))
+            return
         me = self._me()
         assert me is not None, "nobody leads before it is registered"
         reign = Reign(
@@ -475,7 +459,7 @@ class Partitions:
     def corrupt(self, partition: Partition) -> None:
         """Its leader has found its log damaged."""
         if (found := self._state_of(partition.key)) is not None:
-            self._gives_up_as_corrupt(partition, found[1])
+            self._seats.gives_up_as_corrupt(partition, found[1])
 
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""
@@ -500,16 +484,27 @@ class Partitions:
         elif log is not None and log.failure is None and partition.state is not State.CLOSED:
             if isinstance(work, Open) and self._me() is not None:
                 partition.has_lost |= log.recovery.may_have_lost
+            partition.spoilt_in = None
             if partition.following is not None:
                 partition.following.log_ready()
             else:
                 partition.opened(log)
             if log.is_dirty:
                 self.syncer.request(partition)  # what had asked for it was forgotten for the work's sake
-        if isinstance(work, Delete) or (log is not None and log.failure is None):
+        found = self._state_of(partition.key)
+        if (
+            isinstance(partition.error, CorruptBatch)
+            and log is not None
+            and log.failure is not None
+            and found
+        ):
+            partition.spoilt_in = found[1].partition_epoch
+        if isinstance(work, Delete) or (
+            log is not None and (log.failure is None or partition.spoilt_in is not None)
+        ):
             self._place_again(partition.key)
-        elif log is None and (found := self._state_of(partition.key)) is not None:
-            self._gives_up_seat(partition, found[1])  # it could not be opened
+        elif log is None and found is not None:
+            self._seats.gives_up(partition, found[1])  # it could not be opened
         self._has_progressed()
 
     def _place_again(self, key: Key) -> None:
@@ -517,18 +512,10 @@ class Partitions:
             self._place(key, *state)
 
     def _mend(self, partition: Partition) -> None:
-        """Another chance for a log that failed (rule 40). With flush=interval what was acknowledged may lie
-        past the durable end: the seat goes first, and who is the last keeps it, and stays offline.
-        """
-        found = self._state_of(partition.key)
-        seats = () if found is None else (*found[1].isr, *found[1].elr)
-        if partition.options.waits_for_sync or self._options.broker_id not in seats:
-            now = self._clock.monotonic()
-            if now - partition.mended_at > MEND_SECONDS:  # else the upkeep comes back to it
-                partition.mended_at = now
-                self._work.ask(partition, Reopen())
+        if partition.spoilt_in is None:
+            self._seats.mend(partition)
         else:
-            self.give_up(partition, leaves=True)
+            self._place_again(partition.key)
 
     def _log_failed(self, partition: Partition) -> None:
         log = partition.log
@@ -540,16 +527,10 @@ class Partitions:
             partition.fail(StorageFailed(path=failure.path, reason=failure.reason, outcome=failure.outcome))
         if partition.following is not None:
             partition.following.log_failed()
-        if partition.options.waits_for_sync and self._has_led_in_this_epoch(partition):
+        if partition.options.waits_for_sync and self._seats.has_led_in_this_epoch(partition):
             self.give_up(partition, leaves=False)  # it is cut in a later epoch only (rule 12)
         else:
             self._mend(partition)
-
-    def _has_led_in_this_epoch(self, partition: Partition) -> bool:
-        found = self._state_of(partition.key)
-        if found is None or found[1].leader != self._options.broker_id:
-            return False
-        return partition.last_epoch == found[1].leader_epoch
 
     async def upkeep(self) -> None:
         """Retention, checkpoints, another chance for logs that failed. The loop gets a turn after each."""
@@ -560,6 +541,8 @@ class Partitions:
                 if self._clock.monotonic() < checkpoints_until:
                     self._checkpoint(partition, partition.log)
             if partition.state is State.LEADING:
+                if partition.log is not None and partition.log.corruption is not None:
+                    self.corrupt(partition)
                 try:
                     partition.retain()
                 except MillpondError as error:

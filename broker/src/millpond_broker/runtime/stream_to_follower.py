@@ -33,6 +33,10 @@ PUSH_BYTES_MAX: Final = 1 << 20
 """Read for one push: the loop has other work between two."""
 
 
+AGAIN_SECONDS: Final = 0.2
+"""Before what could not be read for a push is tried again."""
+
+
 class Session(NamedTuple):
     """An open session of one partition's follower, on one stream."""
 
@@ -74,7 +78,8 @@ class StreamToFollower:
         self._credit: Credit[Key] = Credit(WINDOW_BYTES, LANE_BYTES_MAX)
         # Those that said so since the last look, each once.
         self._due: dict[Key, None] = {}
-        # Those that catch up, and wait for the rate at which that may be; and the timer that ends it.
+        # Those that wait for the rate at which replicas may catch up, or could not be read; and the timer
+        # that ends it.
         self._paced: dict[Key, None] = {}
         self._unpacing: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
@@ -173,12 +178,14 @@ class StreamToFollower:
         if partition is None or partition.is_in_sync(self._member.broker_id):
             return False
         wait_seconds = self._pace.wait_seconds()
-        if not wait_seconds:
-            return False
+        if wait_seconds:
+            self._later(key, wait_seconds)
+        return wait_seconds > 0
+
+    def _later(self, key: Key, seconds: float) -> None:
         self._paced[key] = None
         if self._unpacing is None:
-            self._unpacing = asyncio.get_running_loop().call_later(wait_seconds, self._unpace)
-        return True
+            self._unpacing = asyncio.get_running_loop().call_later(seconds, self._unpace)
 
     def _unpace(self) -> None:
         self._unpacing = None
@@ -196,6 +203,7 @@ class StreamToFollower:
             due = partition.next_push(self._member.broker_id, bytes_max)
         except MillpondError as error:
             event(_log, logging.ERROR, "not_pushed", log=str(partition.name), error=str(error))
+            self._later(key, AGAIN_SECONDS)
             return False
         if due is None:
             return False
