@@ -142,8 +142,13 @@ class _Reign:
 
     async def _claim(self) -> None:
         command = ClaimController(broker_id=self._seat.broker_id, term=self._epoch)
-        while not await self._try(command):  # noqa: ASYNC110 - nothing tells when it would succeed
+        while not await self._try(command) and not self._is_in_force():  # noqa: ASYNC110 - nothing tells when
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _is_in_force(self) -> bool:
+        """Whether the image has this claim: one whose outcome was not heard may have been applied."""
+        image = self._metadata.image
+        return (image.controller_id, image.controller_epoch) == (self._seat.broker_id, self._epoch)
 
     def _follow(self, _image: MetadataImage) -> None:
         self._wake.set()

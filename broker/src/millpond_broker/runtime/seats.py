@@ -48,11 +48,17 @@ class Seats:
         self._state_of = state_of
 
     def gives_up_as_corrupt(self, partition: Partition, state: PartitionImage) -> bool:
-        """Whether its log is damaged, and others have what was acknowledged: it gives up its seat (rule 15).
-        The only one keeps it: what is sound is served, and nothing is appended.
+        """Whether its log is damaged: it gives up its seat (rule 15), or takes the partition offline with it
+        if that is the only one. To be led on would have its other replicas cut what they still have. Without
+        others at all it keeps the partition: what is sound is served, and nothing is appended.
         """
-        log = partition.log
-        return log is not None and log.corruption is not None and self.gives_up(partition, state)
+        log, me = partition.log, self._broker_id
+        if log is None or log.corruption is None or set(state.replicas) == {me}:
+            return False
+        has_seat = me in state.isr or me in state.elr
+        if has_seat and not state.is_offline and self._me() is not None:
+            self._requests.give_up(partition, leaves=True)
+        return True
 
     def gives_up(self, partition: Partition, state: PartitionImage) -> bool:
         """Whether others have what was acknowledged; then its own seat, if it has one, is given up."""
