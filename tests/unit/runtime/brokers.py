@@ -138,7 +138,8 @@ class Node:
 
     # life
 
-    async def up(self, directory: DataDirectory | None = None) -> None:
+    async def _recover(self) -> None:
+        """A start, as far as it is this broker's alone."""
         self.start += 1
         directory = DataDirectory.open(
             self.files, Path("/data"), role="broker", new_id=f"disk-{self.broker_id}"
@@ -160,8 +161,24 @@ class Node:
             has_lease=lambda: self.has_lease,
             streams=self,  # type: ignore[arg-type]  # as far as it is used
         )
-        recovered = await self.partitions.recover()
-        self.recovered = recovered
+        self.recovered = await self.partitions.recover()
+
+    async def only_recover(self, *, stops_cleanly: bool) -> int:
+        """A start that ends before it could register; where the log ended."""
+        await self._recover()
+        log_end = self.log().log_end
+        if stops_cleanly:
+            await self.partitions.close(self.recovered.previous_epoch)
+        self.group_commit.close()
+        self.directory.close()
+        if not stops_cleanly:
+            self.files.crash()
+        return log_end
+
+    async def up(self) -> None:
+        """Start, register, and run."""
+        await self._recover()
+        recovered = self.recovered
         self.task = self.cluster.tasks.create_task(self._run())
         epoch = self.cluster.propose(
             RegisterBroker(
@@ -228,6 +245,12 @@ class Node:
         """Every log is gone."""
         for name in list(self.files.list(Path("/data/partitions"))):
             remove_log(self.files, Path("/data/partitions") / name)
+
+    def tear(self, size_bytes: int) -> None:
+        """The end of its log is gone, as after an append that was cut short."""
+        file = self.files.open(self.segment())
+        file.truncate(file.size() - size_bytes)
+        file.sync()
 
     def used_bytes(self) -> int:
         """On its disk."""

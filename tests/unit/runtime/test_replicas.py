@@ -224,6 +224,28 @@ async def test_a_flipped_bit_is_repaired_from_another_replica(*, leads: bool) ->
         assert cluster.values(node) == [b"%d" % i * 100 for i in range(20)] + [b"after"]
 
 
+@pytest.mark.parametrize("stops", ["cleanly", "by a crash"])
+async def test_a_start_that_did_not_get_to_tell_what_it_cut_forgets_nothing(stops: str) -> None:
+    """Rule 15: the next one tells it, and is not taken for one that has everything."""
+    async with brokers() as cluster:
+        await cluster.create()
+        for i in range(5):
+            await cluster.send(b"%d" % i)
+        await cluster.settled()
+        for broker_id in (3, 2, 1):
+            await cluster.nodes[broker_id].crash()
+        node = cluster.nodes[1]
+        node.tear(20)
+        assert await node.only_recover(stops_cleanly=stops == "cleanly") == 4
+        await node.up()
+        assert [cut.end for cut in node.recovered.cuts] == [4]
+        assert cluster.state().leader is None, "it waits for those that cut nothing"
+        for broker_id in (2, 3):
+            await cluster.nodes[broker_id].up()
+        assert await cluster.settled() == 5
+        assert not node.log().recovery.may_have_lost or not node.log()._checkpoint.current.has_lost
+
+
 async def test_a_damaged_batch_that_a_leader_finds_when_it_is_read_moves_the_leadership() -> None:
     """Rule 15, found while running."""
     async with brokers() as cluster:

@@ -185,7 +185,7 @@ class Partitions:
                 continue
             report = log.recovery
             epochs.add(report.clean_epoch or 0)
-            if report.cut_bytes:
+            if report.may_have_lost:
                 cuts.append(CutReport(*partition.key, log.last_epoch, log.log_end))
         return Recovered(epochs.pop() if len(epochs) == 1 else 0, tuple(cuts))
 
@@ -254,6 +254,8 @@ class Partitions:
         was_registered = self._me() is not None
         self._image = image
         if self._me() is not None:
+            if not was_registered:
+                self._losses_are_told()
             is_new = not was_registered or image.brokers is not before.brokers
             for topic_id, topic in image.topics.items():
                 if is_new or before.topics.get(topic_id) is not topic:
@@ -263,6 +265,15 @@ class Partitions:
                 for key in [key for key in self._held if not self._is_ours(key)]:
                     self._drop(self._held[key])
         self._has_progressed()
+
+    def _losses_are_told(self) -> None:
+        """The registration said what recovery had cut."""
+        for partition in self._held.values():
+            if partition.log is not None and partition.log.recovery.may_have_lost:
+                try:
+                    partition.log.loss_is_told()
+                except MillpondError as error:  # told again at the next start: a seat too many is given up
+                    event(_log, logging.WARNING, "no_checkpoint", log=str(partition.name), error=str(error))
 
     def _is_ours(self, key: Key) -> bool:
         state = self._state_of(key)

@@ -41,6 +41,9 @@ class Checkpoint:
     may_have_gaps: bool = False
     """Whether there may be batches in front of which offsets are missing, because compaction took them out.
     Without it a gap is damage (rule 41)."""
+    has_lost: bool = False
+    """Whether a start cut bytes, and nobody was told yet (rule 15): on record before they are cut, so that a
+    crash on the way to telling it forgets nothing."""
 
     def write(self, files: Files, directory: Path) -> None:
         """Replace the document. Durable when it returns."""
@@ -51,6 +54,7 @@ class Checkpoint:
             "clean": self.clean,
             "high_watermark": self.high_watermark,
             "may_have_gaps": self.may_have_gaps,
+            "has_lost": self.has_lost,
         }
         write_document(files, directory / _CHECKPOINT, _CHECKPOINT, content)
 
@@ -73,6 +77,7 @@ class Checkpoint:
             clean=None if clean is None else CleanClose(*clean),
             high_watermark=content.get("high_watermark", content["log_start"]),
             may_have_gaps=content.get("may_have_gaps", False),
+            has_lost=content.get("has_lost", False),
         )
 
 
@@ -93,6 +98,7 @@ class CheckpointFile:
         clean: CleanClose | None = None,
         high_watermark: int | None = None,
         may_have_gaps: bool | None = None,
+        has_lost: bool | None = None,
     ) -> None:
         """Change what is named; the rest stays, but for the clean close, which ends with any change.
         Durable when it returns; on an error the old one counts. Raises OSError.
@@ -105,6 +111,7 @@ class CheckpointFile:
             clean=clean,
             high_watermark=old.high_watermark if high_watermark is None else high_watermark,
             may_have_gaps=old.may_have_gaps if may_have_gaps is None else may_have_gaps,
+            has_lost=old.has_lost if has_lost is None else has_lost,
         )
         self._replace(new)
 

@@ -62,9 +62,7 @@ class Appended(NamedTuple):
 
 
 class PendingSync(NamedTuple):
-    """One log's part of a group commit: what `file.sync()` makes durable. Give it back to the log, once,
-    with `confirm` or `sync_failed`.
-    """
+    """One log's part of a group commit: what `file.sync()` makes durable. Give it back to the log, once."""
 
     log: Log
     file: File
@@ -195,10 +193,14 @@ class Log:
             assert self.log_start <= self.durable_end, "trimming stays below what is durable"
 
     def note_high_watermark(self, offset: int) -> None:
-        """What is committed, as far as this replica may say (rule 7); it may go back. On record once
-        something is written down, `checkpoint` at the latest.
-        """
+        """What is committed, as far as this replica may say (rule 7). On record by `checkpoint` at last."""
         self._noted_high_watermark = min(offset, self.durable_end)
+
+    def loss_is_told(self) -> None:
+        """What starts have cut was told (rule 15). Raises StorageFailed, StorageFull."""
+        if self._checkpoint.current.has_lost:
+            with self._health.safely():
+                self._checkpoint.save(has_lost=False)
 
     def checkpoint(self) -> None:
         """Write down the high watermark and the durable end, if the first has moved since they were. Nothing

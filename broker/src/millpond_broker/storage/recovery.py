@@ -52,12 +52,10 @@ class Recovery:
     last_epoch: int | None = None
     """The leader epoch of the last batch that is left; None if none is."""
 
-    @property
-    def may_have_lost(self) -> bool:
-        """Whether bytes were cut. With flush=commit they may have been acknowledged: nothing at the end of a
-        log tells a write that was cut short from one that a disk gave back spoiled (rule 15).
-        """
-        return bool(self.cut_bytes)
+    may_have_lost: bool = False
+    """Whether bytes were cut, now or by an earlier start that told nobody. With flush=commit they may have
+    been acknowledged: nothing at the end of a log tells a write that was cut short from one that a disk gave
+    back spoiled (rule 15)."""
 
 
 class Recovered(NamedTuple):
@@ -125,7 +123,8 @@ def _judge(
         _load_indexes(segments[-1])
     else:
         segments = _without_empty_end(files, directory, segments)
-        segments, report = _verify(files, segments, checkpoint)
+        segments, report = _verify(files, directory, segments, checkpoint)
+    has_lost = checkpoint.has_lost or report.cut_bytes > 0
     log_end = segments[-1].next_offset
     if report.corruption is not None:
         checkpoint = replace(checkpoint, clean=None, corrupt_at=report.corruption.offset)
@@ -136,6 +135,7 @@ def _judge(
             durable_end=log_end,
             high_watermark=min(checkpoint.high_watermark, log_end),
             may_have_gaps=checkpoint.may_have_gaps,
+            has_lost=has_lost,
         )
         checkpoint.write(files, directory)
     epochs, on_record = load_epochs(files, directory, segments)
@@ -147,7 +147,7 @@ def _judge(
         last_epoch = checkpoint.clean.last_epoch
     else:
         last_epoch = next((at.last_epoch() for at in reversed(segments) if at.size_bytes), None)
-    report = replace(report, log_end=log_end, last_epoch=last_epoch)
+    report = replace(report, log_end=log_end, last_epoch=last_epoch, may_have_lost=has_lost)
     for segment in segments[:-1]:  # verification may have opened all of them, and there may be many
         segment.release()
     return Recovered(segments, checkpoint, log_end, epochs, producers, report)
@@ -225,7 +225,9 @@ def _closed_cleanly(segments: list[Segment], checkpoint: Checkpoint) -> bool:
 # --- verification --------------------------------------------------------------------------------------
 
 
-def _verify(files: Files, segments: list[Segment], checkpoint: Checkpoint) -> tuple[list[Segment], Recovery]:
+def _verify(
+    files: Files, directory: Path, segments: list[Segment], checkpoint: Checkpoint
+) -> tuple[list[Segment], Recovery]:
     """Verify from the checkpoint on, cut what is torn, make the rest durable."""
     trusted = checkpoint.durable_end
     if checkpoint.corrupt_at is not None:
@@ -251,6 +253,8 @@ def _verify(files: Files, segments: list[Segment], checkpoint: Checkpoint) -> tu
         return segments, Recovery(None, verified_bytes, corruption=corruption)
     cut_bytes = walk.file_size - last.size_bytes
     if cut_bytes:
+        if not checkpoint.has_lost:
+            replace(checkpoint, clean=None, has_lost=True).write(files, directory)
         last.discard_rest()
     _make_durable(last, max(walk.durable_seen, checkpoint.durable_end))
     return segments, Recovery(None, verified_bytes, cut_bytes, last.next_offset if cut_bytes else None)
