@@ -34,7 +34,7 @@ texts = st.text(max_size=40)
 answers = st.one_of(
     st.builds(core.Serving, u32, u64, u64, u64, u64),
     st.builds(core.Diverging, u32, u64, u32, u64),
-    st.builds(core.OutOfRange, u32, u64, u64, u64),
+    st.builds(core.OutOfRange, u32, u64, u64, u64, u64),
     st.builds(core.FencedLeaderEpoch, u32, u64, u32),
     st.builds(core.UnknownLeaderEpoch, u32, u64, u32),
 )

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from millpond.wire.errors import (
     FencedEpoch,
@@ -41,6 +41,13 @@ CHANGES_MAX: Final = 2000
 _REFUSED: Final = (FencedEpoch, InvalidRequest, InvalidUpdateVersion)
 
 
+class _Wish(NamedTuple):
+    """What is to be given up: the leadership of that epoch, or, if it `leaves`, the seat as well."""
+
+    leaves: bool
+    leader_epoch: int
+
+
 class Requests:
     """See the module. `run` is its task."""
 
@@ -49,8 +56,7 @@ class Requests:
         self._me = me
         # At most the partitions of this broker, each once.
         self._wanted: dict[Partition, WantedIsr] = {}
-        # Whether the seat goes, too.
-        self._given_up: dict[Partition, bool] = {}
+        self._given_up: dict[Partition, _Wish] = {}
         self._wake = asyncio.Event()
 
     def alter(self, partition: Partition, wanted: WantedIsr) -> None:
@@ -60,12 +66,13 @@ class Requests:
 
     def give_up(self, partition: Partition, *, leaves: bool) -> None:
         """A leadership, or a seat as well, is to end; asked until it has."""
-        self._again(partition, leaves=leaves)
+        self._again(partition, _Wish(leaves, partition.last_epoch))
         self._wake.set()
 
-    def _again(self, partition: Partition, *, leaves: bool) -> None:
-        if partition.state is not State.CLOSED:
-            self._given_up[partition] = leaves or self._given_up.get(partition, False)
+    def _again(self, partition: Partition, wish: _Wish) -> None:
+        before = self._given_up.get(partition)
+        if partition.state is not State.CLOSED and (before is None or wish.leaves or not before.leaves):
+            self._given_up[partition] = wish
 
     def forget(self, partition: Partition) -> None:
         """It is not here any more."""
@@ -121,13 +128,17 @@ class Requests:
     async def _give_up(self, me: Member) -> None:
         image = self._metadata.image
         items, asked = [], []
-        for partition, leaves in list(self._given_up.items())[:CHANGES_MAX]:
+        for partition, wish in list(self._given_up.items())[:CHANGES_MAX]:
             del self._given_up[partition]  # who asks again meanwhile is heard again
             state = _state_of(image, partition)
-            if state is not None and (leaves or state.leader == me.broker_id):
+            leads = state is not None and (state.leader, state.leader_epoch) == (
+                me.broker_id,
+                wish.leader_epoch,
+            )
+            if state is not None and (wish.leaves or leads):
                 seen = state.partition_epoch
-                items.append(GiveUp(partition.topic_id, partition.name.partition, seen, leaves))
-                asked.append(partition)
+                items.append(GiveUp(partition.topic_id, partition.name.partition, seen, wish.leaves))
+                asked.append((partition, wish))
         if not items:
             return
         try:
@@ -139,7 +150,7 @@ class Requests:
             assert isinstance(refused, tuple), "what of it was refused"
             failed = [item.position for item in refused]
         for position in failed:
-            self._again(asked[position], leaves=items[position].leaves)
+            self._again(*asked[position])
 
 
 def _state_of(image: MetadataImage, partition: Partition) -> PartitionImage | None:
