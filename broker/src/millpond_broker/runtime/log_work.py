@@ -126,6 +126,9 @@ class LogWork:
             partition.fail(error)
         finally:
             self._under_way = None
+        if (log := partition.log) is not None and log.failure is None and log.is_dirty:
+            # What was asked for was forgotten: without a next append, what is left would never be durable.
+            self._syncer.request(partition)
         self._done(partition, work)
 
     async def _do(self, partition: Partition, work: Work) -> None:
