@@ -7,6 +7,12 @@ PYTEST_ARGS ?=
 EXAMPLES ?= 10000
 SEEDS ?= 1000
 FIRST ?= 0
+KILLS ?= 100
+
+# Most of the integration tests wait: three workers keep two cores busy. A file stays with one worker, because
+# its tests share brokers.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -20,7 +26,7 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest check proto proto-check storage-fuzz fuzz sim bench docs clean
+.PHONY: help demo test pytest check proto proto-check storage-fuzz fuzz sim failover bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,10 +35,10 @@ demo: $(VENV)/.installed ## the product's main job on real input, and a proof of
 	$(BIN)/python deploy/demo
 
 test: check ## everything that needs no Docker: check, then all other tests
-	$(BIN)/python -m pytest --ignore=tests/architecture $(PYTEST_ARGS)
+	$(PYTEST) --ignore=tests/architecture $(PYTEST_ARGS)
 
 pytest: $(VENV)/.installed-dev ## all tests and nothing else, for a second interpreter
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## lint, types, architecture: within a minute
 	$(BIN)/ruff check
@@ -51,6 +57,9 @@ fuzz: $(VENV)/.installed-dev ## SEEDS=n runs of the metadata group under faults,
 
 sim: $(VENV)/.installed-dev ## SEEDS=n runs of whole brokers under faults, from FIRST on, or one: SEED=n; to docs/proofs.txt
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.sim.cluster $(if $(SEED),--replay $(SEED),--seeds $(SEEDS) --first $(FIRST))
+
+failover: $(VENV)/.installed-dev ## KILLS=n times SIGKILL of a leader: until the next acknowledged write, and is all read; to docs/proofs.txt
+	$(BIN)/python -m tests.bench.failover --kills $(KILLS)
 
 bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
 	$(BIN)/python -m tests.bench --json bench.json
