@@ -11,8 +11,8 @@ PROOFS = Path("docs/proofs.txt")
 
 
 def note(what: str) -> None:
-    """Append (day, commit, what came of it) to docs/proofs.txt, and show it. The commit is called dirty if the
-    tree is another than was committed; that file itself does not count.
+    """Append (day, commit, what came of it) to docs/proofs.txt, and show it. The commit is called dirty if
+    the tree is another than was committed; that file itself does not count.
     """
     commit = _git("describe", "--always").strip()
     if _git("status", "--porcelain", "--", ".", f":(exclude){PROOFS}"):
