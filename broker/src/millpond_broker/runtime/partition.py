@@ -165,6 +165,9 @@ class Partition:
         self.has_lost = False
         # Its log cannot be cut, nor opened again, for what is damaged in it. Found in this partition epoch.
         self.spoilt_in: int | None = None
+        # The greatest floor that the metadata have had for this replica: it has given up the seat by what it
+        # had before that partition epoch. The metadata forget a floor once the replica is in sync again.
+        self.floor = 0
         # When its log, which had failed, was last opened again, by the clock's monotonic time.
         self.mended_at = float("-inf")
         # As it was known when this replica neither led nor followed, and in which leader epoch: a machine

@@ -108,7 +108,7 @@ class Partitions:
         self._metrics = metrics
         self._streams = streams
         self._work = LogWork(files, directory, disk, self.syncer, self._worked)
-        self._requests = Requests(metadata, self._me)
+        self._requests = Requests(metadata, self._me, self._state_of)
         self._seats = Seats(
             options.broker_id,
             clock,
@@ -296,6 +296,7 @@ class Partitions:
         if partition is None:
             partition = self._new(key, topic.name, topic.config)
         self._configure(partition, topic.config)
+        partition.floor = max(partition.floor, dict(state.floors).get(me, 0))
         if self._work.is_due(partition):
             if not self._is_as_before(partition, state):
                 self._stand_by(partition, state)
@@ -500,8 +501,6 @@ class Partitions:
                 partition.following.log_ready()
             else:
                 partition.opened(log)
-            if log.is_dirty:
-                self.syncer.request(partition)  # what had asked for it was forgotten for the work's sake
         found = self._state_of(partition.key)
         if (
             isinstance(partition.error, CorruptBatch)
