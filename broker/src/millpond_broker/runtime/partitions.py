@@ -574,6 +574,12 @@ class Partitions:
             if log.failure is not None:
                 self._log_failed(partition)
 
+    def end_waits(self) -> None:
+        """Nobody else is left to acknowledge: who waits for others is told that nothing is known (rule 8)."""
+        for partition in self._held.values():
+            if partition.leader is not None and len(partition.leader.in_sync.maximal) > 1:
+                partition.stand_by(BrokerNotReady(reason="the broker is stopping"))
+
     async def close(self, broker_epoch: int) -> None:
         """Close every log: durable, and said to be complete under that epoch. `run` has ended."""
         stopping = BrokerNotReady(reason="the broker is stopping")
