@@ -41,6 +41,7 @@ from millpond_broker.runtime.peers import PeerStream, PeerStreams
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.requests import Requests
 from millpond_broker.runtime.seats import Seats
+from millpond_broker.runtime.stalls import Stalls
 from millpond_broker.runtime.stream_to_follower import Pace, StreamsToFollowers
 from millpond_broker.runtime.stream_to_leader import StreamToLeader
 from millpond_broker.runtime.syncer import Syncer
@@ -55,8 +56,6 @@ CHECKPOINTS_SECONDS_MAX: Final = 0.01
 """Of a round of upkeep, for writing down high watermarks: nothing rests on when, and each takes two syncs."""
 TICK_SECONDS: Final = 0.25
 """How often leaders look for who lags, and ask again for what had no answer."""
-FLUSH_STALL_SECONDS: Final = 5.0
-"""A disk that takes longer for a sync hangs: what is led here is led elsewhere (rule 40)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +108,9 @@ class Partitions:
         self._streams = streams
         self._work = LogWork(files, directory, disk, self.syncer, self._worked)
         self._requests = Requests(metadata, self._me, self._state_of)
+        self._stalls = Stalls(
+            self.syncer, lambda: list(self), lambda partition: self.give_up(partition, leaves=False)
+        )
         self._seats = Seats(
             options.broker_id,
             clock,
@@ -204,22 +206,11 @@ class Partitions:
         await asyncio.shield(self._broken)
 
     async def _tick(self) -> None:
-        was_stalled = False
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            is_stalled = self.syncer.pending_seconds > FLUSH_STALL_SECONDS
-            if is_stalled and not was_stalled:
-                self._resign_all()
-            was_stalled = is_stalled
+            self._stalls.tick()
             for partition in list(self._held.values()):
                 partition.tick()
-
-    def _resign_all(self) -> None:
-        leading = [partition for partition in self._held.values() if partition.state is State.LEADING]
-        event(_log, logging.ERROR, "disk_hangs", seconds=self.syncer.pending_seconds, partitions=len(leading))
-        for partition in leading:
-            if partition.options.waits_for_sync:
-                self.give_up(partition, leaves=False)
 
     async def serve_follower(self, stream: PeerStream) -> None:
         """Another broker follows partitions that are led here; until the stream is over."""
@@ -387,6 +378,7 @@ class Partitions:
             partition, machine, self, known_in=known_in, on_end=lambda: self._unfollow(link, partition)
         )
         partition.follow(following, error)
+        self._stalls.meet(partition)
         if log.corruption is not None:
             following.log_corrupt()
         link.add(partition.key, following)
