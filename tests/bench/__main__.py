@@ -30,7 +30,7 @@ from millpond.wire.record import TopicPartition
 from millpond_broker.storage.files import OsFiles
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions
-from tests.bench import metadata, path, serving
+from tests.bench import metadata, path, replicated, serving
 
 ROUNDS = 7
 RECORD_BYTES = 100
@@ -336,7 +336,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     **serving.SECTIONS,
     **metadata.SECTIONS,
 }
-LONG_SECTIONS = metadata.LONG_SECTIONS
+LONG_SECTIONS = {**metadata.LONG_SECTIONS, **replicated.LONG_SECTIONS}
 """Minutes each: only those that are named are run."""
 
 

@@ -9,6 +9,7 @@ A replica leads (`leader`, here), follows (`following`), or waits for the metada
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from copy import copy
 from dataclasses import dataclass
@@ -56,6 +57,21 @@ class Answer(Protocol):
 
     def settle(self, error: MillpondError | None) -> None:
         """The batch is where its acks want it, or will never be known to be. Called once."""
+
+
+class _Trimmed:
+    """An `Answer`: somebody who waits for a log start."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+
+    def settle(self, error: MillpondError | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 class Watcher(Protocol):
@@ -165,6 +181,9 @@ class Partition:
         self.has_lost = False
         # Its log cannot be cut, nor opened again, for what is damaged in it. Found in this partition epoch.
         self.spoilt_in: int | None = None
+        # The greatest floor that the metadata have had for this replica: it has given up the seat by what it
+        # had before that partition epoch. The metadata forget a floor once the replica is in sync again.
+        self.floor = 0
         # When its log, which had failed, was last opened again, by the clock's monotonic time.
         self.mended_at = float("-inf")
         # As it was known when this replica neither led nor followed, and in which leader epoch: a machine
@@ -484,6 +503,18 @@ class Partition:
         log.trim(min(before_offset, log.durable_end))
         self.advance()
         return log.log_start
+
+    async def trimmed_everywhere(self, log_start: int) -> None:
+        """Wait until all in sync begin there: before that a fail-over could bring back what was deleted (rule
+        7). The caller has the deadline. Raises NotLeader and its kind when the leadership ends.
+        """
+        _, leader = self.leading()
+        answer = _Trimmed(asyncio.get_running_loop().create_future())
+        if not leader.wait_for_log_start(log_start, answer):
+            try:
+                await answer.done
+            finally:
+                leader.forget(answer)
 
     def retain(self) -> None:
         """Drop what the topic's retention says (rule 35). Raises as `Log.retain`."""
