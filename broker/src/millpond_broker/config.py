@@ -149,7 +149,7 @@ class Voter:
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """How brokers reach each other, and who decides. A broker alone needs nothing of this, and listens for no
-    other. Several brokers found their cluster at their first start, once all voters are there.
+    other. Several brokers found their cluster at their first start, once all voters are there; others follow.
     """
 
     peer_listen: str = _setting(LISTEN, default="0.0.0.0:7071")
