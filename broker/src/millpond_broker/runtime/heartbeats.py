@@ -29,6 +29,9 @@ _log: Final = logging.getLogger(__name__)
 
 SESSION_SECONDS: Final = 3.0
 """How long a lease is, from when the heartbeat was sent: as long as a session (`SessionOptions`)."""
+LATE_SECONDS_MAX: Final = SESSION_SECONDS / 2
+"""Behind the controller, or without a word of it, until this broker looks for its metadata elsewhere: what is
+left of a session is enough to find them (rule 44)."""
 BEAT_SECONDS: Final = 0.5
 """Between two heartbeats: some may be lost in a session."""
 RETRY_SECONDS: Final = 0.1
@@ -47,6 +50,28 @@ UNHEARD_SECONDS_MAX: Final = 1.25
 so what it says to itself as the controller is no fresher."""
 PROOF_SECONDS_MAX: Final = 1.0
 """For a controller to find out, after a gap, whether it still is one."""
+
+
+class Behind:
+    """Rule 44: for how long this broker's metadata have been older than what the controller said to have."""
+
+    def __init__(self) -> None:
+        self._awaited: tuple[int, float] | None = None  # a version that was not here yet, and since when
+
+    def heard(self, version: int, own: int, now: float) -> None:
+        """The controller has that version."""
+        self._forget_if_there(own)
+        if self._awaited is None and version > own:
+            self._awaited = version, now
+
+    def since(self, own: int, now: float) -> float:
+        """Seconds for which it has been behind; 0: it is not."""
+        self._forget_if_there(own)
+        return 0.0 if self._awaited is None else now - self._awaited[1]
+
+    def _forget_if_there(self, own: int) -> None:
+        if self._awaited is not None and own >= self._awaited[0]:
+            self._awaited = None
 
 
 class TakenOver(MetadataLogFailed):
@@ -115,6 +140,9 @@ class Heartbeats:
         self._beat_here = beat_here
         self._line = Line(seat.streams, seat.metadata.controller_elsewhere) if seat.streams else None
         self._under_way = 0
+        self._behind = Behind()
+        self._answered_at = self._clock.monotonic()
+        self._looks_again_at = float("-inf")
         self._is_proven = True
         """What this broker says to itself as the controller counts: it has been one without a gap."""
         self._epoch = 0
@@ -186,6 +214,8 @@ class Heartbeats:
         if broker is None:
             return
         image = self._metadata.image
+        if not self._is_up_to_date(image.version):
+            return
         heartbeat = Heartbeat(
             broker_id=self._broker_id,
             broker_epoch=broker.epoch,
@@ -213,8 +243,27 @@ class Heartbeats:
             await asyncio.sleep(RETRY_SECONDS)
             self._wake.set()
 
+    def _is_up_to_date(self, version: int) -> bool:
+        """Rule 44: behind for a while, it looks elsewhere; longer than a session, it leads nothing: without
+        a lease, and silent, so that it is fenced and others lead, until it has caught up. Out of touch, it
+        looks elsewhere as well: whom it takes for the controller may not be that any more.
+        """
+        now = self._clock.monotonic()
+        behind_seconds = self._behind.since(version, now)
+        if max(behind_seconds, now - self._answered_at) > LATE_SECONDS_MAX and now >= self._looks_again_at:
+            self._looks_again_at = now + SESSION_SECONDS
+            seconds = round(behind_seconds, 1)
+            event(_log, logging.INFO, "metadata_behind", broker=self._broker_id, seconds=seconds)
+            self._metadata.log.look_elsewhere()
+        if behind_seconds <= SESSION_SECONDS:
+            return True
+        self._lease.end()
+        return False
+
     def _take(self, answer: Beaten, image: MetadataImage) -> None:
         """What the controller said."""
+        self._answered_at = self._clock.monotonic()
+        self._behind.heard(answer.version, self._metadata.image.version, self._answered_at)
         self._everywhere = answer.everywhere
         self._answered.set()
         self._answered = asyncio.Event()
