@@ -35,7 +35,7 @@ def main() -> int:
     options = _options()
     began = time.monotonic()
     if options.replay is not None:
-        reports: Sequence[Report] = [run_seed(options.replay, options.replicas, flips=options.flips)]
+        reports: Sequence[Report] = [run_seed(options.replay, options.replicas)]
         print("\n".join(reports[0].trace))
         if options.fingerprint:
             print(f"fingerprint {reports[0].fingerprint}, {reports[0].acknowledged}, {reports[0].counts}")
@@ -45,7 +45,7 @@ def main() -> int:
     else:
         seeds = range(options.first, options.first + options.seeds)
         with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            runner = partial(run_seed, replicas=options.replicas, flips=options.flips)
+            runner = partial(run_seed, replicas=options.replicas)
             reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
     _tell(reports, time.monotonic() - began, options)
     if options.replay is None and not options.unproven:
@@ -58,7 +58,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--replicas", type=int, help="of each partition; drawn from the seed if not given")
-    parser.add_argument("--flips", action="store_true", help="bits turn on disks, too")
     parser.add_argument("--replay", type=int, metavar="SEED", help="this seed alone, with its last events")
     parser.add_argument(
         "--history", type=Path, help="where to write the history of the seed that is replayed"
@@ -96,8 +95,7 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
     )
     for report in failed[:TOLD_MAX]:
         replicas = "" if options.replicas is None else f" --replicas {options.replicas}"
-        flips = " --flips" if options.flips else ""
-        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}{flips}")
+        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}")
 
 
 def _prove(reports: Sequence[Report]) -> None:

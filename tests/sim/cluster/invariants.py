@@ -10,7 +10,9 @@ high watermark are compared once on each replica, and again, all of them, on eac
     isr-reaches-hw          so has every registered member of ISR and ELR that is there, and cut nothing
     maximal-isr             the leader of the latest epoch counts whoever the controller may elect
     acknowledged            what is acknowledged to all is committed
-    stale-leader            one that was paused acknowledges nothing once another leads (rule 39)
+    uncommitted-read        what a reader is given is committed
+    log-start               a log begins where somebody had it trimmed, and not further on
+    stale-leader            one that was paused, and fenced for it, acknowledges nothing (rule 39)
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from millpond_broker.core.image import MetadataImage, PartitionImage, TopicImage
+from millpond_broker.core.image import BrokerState, MetadataImage, PartitionImage, TopicImage
 from millpond_broker.core.leader import Acks
 from millpond_broker.runtime.partition import Partition
 from millpond_broker.storage.log import Log
@@ -73,6 +75,8 @@ class Invariants:
         self._truths: dict[Key, _Truth] = {}
         self._seen: dict[tuple[int, Key], _Seen] = {}
         self._version = 0
+        self.trimmed: dict[Key, int] = {}
+        """Before which offset somebody wants records gone."""
         self.only_pauses = False
         """Brokers are paused, and nothing else happens to them: then stale leaders are silent."""
         world.on_answered = self.answered
@@ -122,6 +126,9 @@ class Invariants:
         if leader is not None:
             self._look_at_leader(host, partition, seen, where)
         truth = self._truth(key)
+        if log.log_start > self.trimmed.get(key, 0):
+            told = f"{where} begins at {log.log_start}, trimmed to {self.trimmed.get(key, 0)}"
+            raise Anomaly("log-start", told)
         start = max(min(seen.compared_to, log.log_end), log.log_start)
         self._compare(log, start, min(high_watermark, truth.high_watermark), truth, where)
         if leader is not None:
@@ -235,6 +242,12 @@ class Invariants:
         if end > known:
             raise Anomaly("acknowledged", f"{who} up to {end}, and {known} is committed")
 
+    def was_read(self, key: Key, end: int, who: str) -> None:
+        """A reader was given records up to there."""
+        known = self._truth(key).high_watermark
+        if end > known:
+            raise Anomaly("uncommitted-read", f"{who} read up to {end}, and {known} is committed")
+
     def answered(self, host: BrokerHost, key: Key, acks: Acks) -> None:
         """A broker acknowledges a batch now. What all have, it may at any time."""
         leaders = self._truth(key).leaders
@@ -244,9 +257,15 @@ class Invariants:
         if who == host.owner.name:
             return
         self._world.count("stale acknowledgements")
-        if self.only_pauses:
+        # Who lost a leadership otherwise has its lease, and up to a session to hear of it.
+        if self.only_pauses and self._is_fenced(host):
             told = f"{host.owner.name} acknowledges to a producer what {who}, in epoch {epoch}, lacks"
             self._world.failure = self._world.failure or Anomaly("stale-leader", told)
+
+    def _is_fenced(self, host: BrokerHost) -> bool:
+        image = self._world.voters.snapshots[self._world.voters.last_index]
+        broker = image.brokers.get(host.broker_id)
+        return broker is not None and broker.state is BrokerState.FENCED
 
     def _gone(self, host: BrokerHost) -> None:
         """What the next process has is looked at anew."""

@@ -54,7 +54,7 @@ class Lane:
     next_at: float = 0.0
 
 
-class ProducerClient(Client):
+class ModelProducer(Client):
     """See the module. It writes to every partition it is given, until it is stopping."""
 
     def __init__(
@@ -189,7 +189,7 @@ class ProducerClient(Client):
 class _Session:
     """A lane's stream to one leader."""
 
-    def __init__(self, producer: ProducerClient, lane: Lane, end: End, topic_id: bytes) -> None:
+    def __init__(self, producer: ModelProducer, lane: Lane, end: End, topic_id: bytes) -> None:
         self._producer = producer
         self._lane = lane
         self._end = end

@@ -23,7 +23,7 @@ AGAIN_SECONDS: Final = 6.0
 """On average, after which one reads from the beginning again."""
 
 
-class ReaderClient(Client):
+class ModelReader(Client):
     """See the module. `rereads`: from time to time it begins again, somewhere."""
 
     def __init__(

@@ -11,7 +11,9 @@ from random import Random
 from typing import Final
 
 from millpond_broker.runtime.peers import Purpose
+from millpond_broker.storage.log import Log
 from tests.sim.cluster.process import BrokerHost
+from tests.sim.cluster.topics import CHANGES
 from tests.sim.cluster.world import World
 
 NETWORK: Final = (
@@ -25,15 +27,20 @@ NETWORK: Final = (
     "stall",
 )
 PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
-OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock", "reassign")
+OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock", "client dies")
 BAD_DISKS: Final = ("flip",)
-TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", "flip")
+"""They spoil what was synced. Of each partition only one replica is ever struck, its victim: what is below
+the high watermark is on another one at least, since a minimum of two is in sync: nothing may be lost to them.
+"""
+TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", *BAD_DISKS)
 """Those that may take bytes that were not synced, which flush=interval has not promised to keep."""
 CYCLE_SECONDS: Final = 6.0
 QUIET_SECONDS: Final = 1.5
 """Of each cycle."""
 DOWN_SECONDS: Final = (0.05, 0.5, 2.5)
 FAULT_SECONDS: Final = (0.3, 1.5, 5.0)
+SEGMENTS_STRUCK: Final = 0.7
+"""Of the bits that turn; the others are anywhere in a log's directory."""
 STALL_SECONDS: Final = (0.5, 3.0, 13.0)
 """The longest is longer than a member of the ISR may lag."""
 
@@ -47,11 +54,12 @@ class Mix:
 
 
 def mix_of(seed: int, allowed: Sequence[str]) -> Mix:
-    """A few kinds in some runs, all in others."""
+    """A few kinds in some runs, all in others; in half of them topics change meanwhile."""
     random = Random(f"mix {seed}")
     count = random.choice((1, 2, 2, 4, len(allowed)))
     kinds = tuple(random.sample(list(allowed), min(count, len(allowed))))
-    return Mix(kinds, random.choice((0.5, 1.0, 2.0, 4.0)))
+    changes = tuple(random.sample(CHANGES, random.choice((0, 0, 1, 2, len(CHANGES)))))
+    return Mix(kinds + changes, random.choice((0.5, 1.0, 2.0, 4.0)))
 
 
 class Nemesis:
@@ -62,10 +70,11 @@ class Nemesis:
         self.mix = mix
         self.random = Random(f"nemesis {world.seed}")
         self._began = world.loop.time()
-        self.on_reassign: Callable[[], None] = lambda: None
-        """Asked to have some partition get other replicas."""
+        self.on_change: Callable[[str], None] = lambda _what: None
+        """Asked to change topics in that way."""
+        self.on_client_crash: Callable[[], None] = lambda: None
+        """Asked to let a client die."""
         self._is_over = False
-        self._has_flipped = False
         self._actions: dict[str, Callable[[BrokerHost], None]] = {
             "partition": lambda host: self._cut_off(host, both=True),
             "isolate leader": lambda host: self._cut_off(self._a_leader() or host, both=True),
@@ -88,8 +97,10 @@ class Nemesis:
             "disk full": self._disk_full,
             "flip": self._flip,
             "clock": self._clock,
-            "reassign": lambda _host: self.on_reassign(),
+            "client dies": lambda _host: self.on_client_crash(),
         }
+        for what in CHANGES:
+            self._actions[what] = lambda _host, what=what: self.on_change(what)  # type: ignore[misc]  # bound now
         world.on_gone.append(self._start_again)
 
     def begin(self) -> None:
@@ -261,31 +272,33 @@ class Nemesis:
         self._for_a_while(mend)
 
     def _flip(self, host: BrokerHost) -> None:
-        """A bit turns in what one replica has, where all others have everything. Once in a run: nobody may
-        have looked at that batch when the next disk went bad.
-        """
-        is_up = all(other.broker is not None for other in self.world.hosts.values())
-        if self._has_flipped or not is_up or not self._all_in_sync():
+        """A bit turns in some file of a log: mostly in what was synced of a segment, else anywhere."""
+        log = self._victim_of(host)
+        if log is None:
             return
-        partitions = host.broker._partitions if host.broker is not None else None
-        logs = [partition.log for partition in partitions or () if partition.log is not None]
-        if not logs:
-            return
-        log = self.random.choice(logs)
-        names = sorted(name for name in host.disk.list(log.directory) if name.endswith(".log"))
-        path = log.directory / self.random.choice(names)
-        size_bytes = host.disk.list(log.directory)[path.name]
-        if size_bytes and log.durable_end > log.log_start:
-            self._has_flipped = True
-            host.disk.flip_bit(path, self.random.randrange(8 * size_bytes))
+        files = host.disk.list(log.directory)
+        is_segment = self.random.random() < SEGMENTS_STRUCK
+        names = [
+            name for name, size in sorted(files.items()) if size and (not is_segment or name.endswith(".log"))
+        ]
+        if names and log.durable_end > log.log_start:
+            name = self.random.choice(names)
+            self.world.count(f"flipped {name.rpartition('.')[2] if '.' in name else name}")
+            host.disk.flip_bit(log.directory / name, self.random.randrange(8 * files[name]))
 
-    def _all_in_sync(self) -> bool:
-        image = self.world.voters.snapshots[self.world.voters.last_index]
-        return all(
-            len(state.isr) == len(state.replicas)
-            for topic in image.topics.values()
-            for state in topic.partitions
-        )
+    def _victim_of(self, host: BrokerHost) -> Log | None:
+        """A log on this disk that may be spoilt, if there is one."""
+        partitions = host.broker._partitions if host.broker is not None else None
+        logs = [
+            partition.log
+            for partition in partitions or ()
+            if partition.log is not None and self._victim(partition.key) == host.broker_id
+        ]
+        return self.random.choice(logs) if logs else None
+
+    def _victim(self, key: tuple[bytes, int]) -> int:
+        """The one broker whose replica of that partition may be spoilt, however often."""
+        return Random(f"victim {self.world.seed} {key}").choice(list(self.world.hosts))
 
     def _clock(self, host: BrokerHost) -> None:
         host.clock.skew_ms = self.random.randrange(-30_000, 30_000)

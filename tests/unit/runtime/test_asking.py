@@ -123,22 +123,19 @@ async def test_questions_are_bounded_at_both_ends(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_an_answer_that_was_not_begun_is_not_left_behind() -> None:
-    """A stream that breaks in the same turn as a question comes ends its answer before the first step."""
+    """A stream that breaks in the turn in which a question came ends its answer before the first step."""
     answers = Answers()
     begun: list[Coroutine[Any, Any, Reply]] = []
 
-    def answer(peer: Peer, question: Question) -> Reply | Awaitable[Reply]:
+    def answer(_peer: Peer, _question: Question) -> Reply | Awaitable[Reply]:
         begun.append(answers._answer())
+        assert asking_stream.other is not None
+        asking_stream.other.close()
         return begun[-1]
 
-    async with talking(answer) as (asker, stream):
-        asked = asyncio.create_task(asker.ask(Who(), 60))
-        while not begun:
-            await asyncio.sleep(0)
-        assert stream.other is not None
-        stream.other.close()
+    async with talking(answer) as (asker, asking_stream):
         with pytest.raises(Unanswered):
-            await asked
+            await asker.ask(Who(), 60)
     assert [inspect.getcoroutinestate(coroutine) for coroutine in begun] == [inspect.CORO_CLOSED]
 
 
