@@ -12,12 +12,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from tests.sim.cluster.covered import lines_told
 from tests.sim.cluster.run import Report, run_seed
 from tests.sim.history.operations import to_lines
 
@@ -43,10 +45,15 @@ def main() -> int:
         if options.history is not None:
             options.history.write_text("\n".join(to_lines(reports[0].history)) + "\n")
     else:
-        seeds = range(options.first, options.first + options.seeds)
-        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            runner = partial(run_seed, replicas=options.replicas)
-            reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
+        with tempfile.TemporaryDirectory() as directory:
+            coverage = Path(directory) if options.coverage else None
+            seeds = range(options.first, options.first + options.seeds)
+            with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+                runner = partial(run_seed, replicas=options.replicas, coverage=coverage)
+                reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
+            if coverage is not None:
+                print("\n".join(lines_told(coverage)))
+    _tell_modules(reports)
     _tell(reports, time.monotonic() - began, options)
     if options.replay is None and not options.unproven:
         _prove(reports)
@@ -63,6 +70,7 @@ def _options() -> argparse.Namespace:
         "--history", type=Path, help="where to write the history of the seed that is replayed"
     )
     parser.add_argument("--fingerprint", action="store_true", help="of the seed that is replayed")
+    parser.add_argument("--coverage", action="store_true", help="which lines of the product run: slow")
     parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
     parser.add_argument("--processes", type=int, help="as many as there are cores if not given")
     return parser.parse_args()
@@ -96,6 +104,18 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
     for report in failed[:TOLD_MAX]:
         replicas = "" if options.replicas is None else f" --replicas {options.replicas}"
         print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}")
+
+
+def _tell_modules(reports: Sequence[Report]) -> None:
+    """Which of the product's modules ran, in a line for each package."""
+    packages: dict[str, list[str]] = {}
+    for module in sorted({module for report in reports for module in report.modules}):
+        package, _, name = module.rpartition(".")
+        packages.setdefault(package, []).append(name)
+    if packages:
+        print(f"{sum(map(len, packages.values()))} modules of the product ran:")
+    for package, names in packages.items():
+        print(f"  {package}: {' '.join(names)}")
 
 
 def _prove(reports: Sequence[Report]) -> None:

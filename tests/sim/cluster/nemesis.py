@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from millpond_broker.core.commands import AlterPartitions
 from millpond_broker.runtime.peers import Purpose
 from millpond_broker.storage.log import Log
+from tests.sim.cluster.metadata import Ambush
 from tests.sim.cluster.process import BrokerHost
 from tests.sim.cluster.topics import CHANGES
 from tests.sim.cluster.world import World
@@ -26,9 +28,28 @@ NETWORK: Final = (
     "break",
     "stall",
 )
-PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
-OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock", "client dies")
-BAD_DISKS: Final = ("flip",)
+PROCESSES: Final = (
+    "kill",
+    "power",
+    "power all",
+    "crash inside",
+    "stop",
+    "rolling",
+    "pause",
+    "controller dies",
+    "ambush",
+)
+OTHERS: Final = (
+    "controller change",
+    "slow disk",
+    "sync fails",
+    "sync hangs",
+    "read fails",
+    "disk full",
+    "clock",
+    "client dies",
+)
+BAD_DISKS: Final = ("flip", "truncate")
 """They spoil what was synced. Of each partition only one replica is ever struck, its victim: what is below
 the high watermark is on another one at least, since a minimum of two is in sync: nothing may be lost to them.
 """
@@ -95,7 +116,12 @@ class Nemesis:
             "slow disk": self._slow_disk,
             "sync fails": self._sync_fails,
             "disk full": self._disk_full,
+            "sync hangs": self._sync_hangs,
+            "read fails": self._read_fails,
+            "rolling": lambda _host: self._roll(sorted(world.hosts)),
+            "ambush": self._ambush,
             "flip": self._flip,
+            "truncate": lambda _host: self._truncate(),
             "clock": self._clock,
             "client dies": lambda _host: self.on_client_crash(),
         }
@@ -243,6 +269,26 @@ class Nemesis:
         """It dies within one of its next calls of the disk."""
         host.disk.crash_after(self.random.randrange(40))
 
+    def _roll(self, left: list[int]) -> None:
+        """One after another is restarted in order, each once all are there again."""
+        if self._is_over or not left:
+            return
+        hosts = self.world.hosts
+        if all(host.is_ready for host in hosts.values()):
+            hosts[left.pop()].stop()
+        self._after(0.5, lambda: self._roll(left))
+
+    def _ambush(self, _host: BrokerHost) -> None:
+        """The controller dies as the next ISR that is asked for is about to be committed, or just was."""
+        dies_before = self.random.random() < 0.5
+        self.world.voters.ambush = Ambush(AlterPartitions, before=dies_before, struck=self._controller_dies)
+
+    def _controller_dies(self) -> None:
+        controller = self._controller()
+        if controller is not None and not self._is_over:
+            self.world.count("ambushed")
+            controller.kill()
+
     def _pause(self, host: BrokerHost) -> None:
         """It may be another process by then that goes on: none of its business."""
         host.pause()
@@ -260,6 +306,28 @@ class Nemesis:
     def _sync_fails(self, host: BrokerHost) -> None:
         host.disk.fail_next_sync(written=self.random.random())
 
+    def _sync_hangs(self, host: BrokerHost) -> None:
+        """Nothing of its disk comes back for longer than a leader is given (rule 40)."""
+        host.speed.stall = self.random.uniform(6.0, 10.0)
+
+        def mend() -> None:
+            host.speed.stall = 0.0
+
+        self._after(0.05, mend)  # for the calls that begin until then
+
+    def _read_fails(self, host: BrokerHost) -> None:
+        """A segment cannot be read for a while; on any disk, since what it holds comes back."""
+        partitions = host.broker._partitions if host.broker is not None else None
+        logs = [partition.log for partition in partitions or () if partition.log is not None]
+        if not logs:
+            return
+        log = self.random.choice(logs)
+        names = [name for name in sorted(host.disk.list(log.directory)) if name.endswith(".log")]
+        if names:
+            path = log.directory / self.random.choice(names)
+            host.disk.fail_reads(path)
+            self._for_a_while(lambda: host.disk._unreadable.discard(path))
+
     def _disk_full(self, host: BrokerHost) -> None:
         """There is little room for a while."""
         host.disk.capacity_bytes = 1 << 40
@@ -271,11 +339,12 @@ class Nemesis:
 
         self._for_a_while(mend)
 
-    def _flip(self, host: BrokerHost) -> None:
+    def _flip(self, _host: BrokerHost) -> None:
         """A bit turns in some file of a log: mostly in what was synced of a segment, else anywhere."""
-        log = self._victim_of(host)
-        if log is None:
+        victims = [(host, log) for host in self.world.hosts.values() for log in self._victims(host)]
+        if not victims:
             return
+        host, log = self.random.choice(victims)
         files = host.disk.list(log.directory)
         is_segment = self.random.random() < SEGMENTS_STRUCK
         names = [
@@ -286,15 +355,26 @@ class Nemesis:
             self.world.count(f"flipped {name.rpartition('.')[2] if '.' in name else name}")
             host.disk.flip_bit(log.directory / name, self.random.randrange(8 * files[name]))
 
-    def _victim_of(self, host: BrokerHost) -> Log | None:
-        """A log on this disk that may be spoilt, if there is one."""
+    def _truncate(self) -> None:
+        """A broker dies, and finds a file of a log shorter than it was, of whatever kind."""
+        victims = [(host, log) for host in self.world.hosts.values() for log in self._victims(host)]
+        if not victims:
+            return
+        host, log = self.random.choice(victims)
+        files = {name: size for name, size in sorted(host.disk.list(log.directory).items()) if size}
+        host.kill()
+        if files:
+            name = self.random.choice(list(files))
+            host.disk.cut(log.directory / name, self.random.randrange(files[name]))
+
+    def _victims(self, host: BrokerHost) -> list[Log]:
+        """Logs on this disk that may be spoilt."""
         partitions = host.broker._partitions if host.broker is not None else None
-        logs = [
+        return [
             partition.log
             for partition in partitions or ()
             if partition.log is not None and self._victim(partition.key) == host.broker_id
         ]
-        return self.random.choice(logs) if logs else None
 
     def _victim(self, key: tuple[bytes, int]) -> int:
         """The one broker whose replica of that partition may be spoilt, however often."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 from typing import Final
 
 from millpond_broker.core.image import BrokerState
+from tests.sim.cluster.covered import MODULES_EVERY, covering, noting_modules
 from tests.sim.cluster.invariants import Invariants
 from tests.sim.cluster.nemesis import (
     BAD_DISKS,
@@ -34,6 +36,8 @@ START_SECONDS: Final = 20.0
 HEAL_SECONDS: Final = 60.0
 """Within which all is well again, once faults have ended."""
 READ_SECONDS: Final = 30.0
+MANY_EVERY: Final = 8
+"""In one run of so many there are five brokers instead of three."""
 MODELS_EVERY: Final = 5
 """In one run of so many the clients are models, which have nothing of the SDK."""
 ALL_FAULTS: Final = (*NETWORK, *PROCESSES, *OTHERS, *BAD_DISKS)
@@ -46,7 +50,7 @@ class Plan:
     """What to run. None: drawn from the seed."""
 
     seed: int
-    brokers: int = 3
+    brokers: int | None = None
     replicas: int | None = None
     seconds: float = RUN_SECONDS
     mix: Mix | None = None
@@ -89,6 +93,8 @@ class Report:
     acknowledged: int
     fingerprint: int
     counts: dict[str, int]
+    modules: tuple[str, ...] = ()
+    """Of the product, those that ran; none where nobody looked."""
     trace: list[str] = field(default_factory=list)
     history: list[Operation] = field(default_factory=list)
 
@@ -175,7 +181,8 @@ def run(plan: Plan) -> Report:
 
     def make(loop: SimLoop) -> World:
         lag = Random(f"lag {plan.seed}").choice((0.002, 0.05, 0.5))
-        return World(loop, plan.seed, plan.brokers, lag_seconds=lag)
+        many = plan.seed % MANY_EVERY == MANY_EVERY - 1 and plan.mix is None
+        return World(loop, plan.seed, plan.brokers or (5 if many else 3), lag_seconds=lag)
 
     with running(make) as world, installed(world):
         simulated = Run(plan, world)
@@ -213,6 +220,14 @@ def run(plan: Plan) -> Report:
     )
 
 
-def run_seed(seed: int, replicas: int | None) -> Report:
-    """One seed as it is run by the thousand, in processes that find it here."""
-    return run(Plan(seed, replicas=replicas))
+def run_seed(seed: int, replicas: int | None, coverage: Path | None = None) -> Report:
+    """One seed as it is run by the thousand, in processes that find it here. `coverage`: the directory where
+    the lines that it runs are kept.
+    """
+    plan = Plan(seed, replicas=replicas)
+    if coverage is not None:
+        return covering(lambda: run(plan), coverage / str(seed))
+    if seed % MODULES_EVERY:
+        return run(plan)
+    report, modules = noting_modules(lambda: run(plan))
+    return replace(report, modules=modules)

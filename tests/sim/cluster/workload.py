@@ -118,7 +118,7 @@ class SdkWorkload(_Shared):
             f"p{number}",
             self.history,
             acks=self.random.choice((Acks.ALL, Acks.LEADER, Acks.NONE)) if number % 3 else Acks.ALL,
-            every_seconds=self.random.choice((0.05, 0.1, 0.3)),
+            every_seconds=self.random.choice((0.1, 0.3, 0.6)),
             delivery_seconds=self.random.uniform(8.0, 25.0),
             topics=self._topics,
         )
