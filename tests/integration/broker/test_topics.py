@@ -117,7 +117,7 @@ async def test_a_topic_that_is_deleted_while_it_is_altered_is_unknown_by_its_nam
     assert told == ["UNKNOWN_TOPIC", "going"]
 
 
-async def test_a_creation_that_is_repeated_is_told_of_the_topic_and_not_of_the_bound(
+async def test_a_creation_that_is_repeated_is_told_of_the_topic(
     client: RawClient,
 ) -> None:
     """A client whose first attempt had no answer in time takes it as done."""
