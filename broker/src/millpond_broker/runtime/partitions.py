@@ -469,6 +469,10 @@ class Partitions:
         """There is something to push to these."""
         self._followers.push(partition, followers)
 
+    def tell_later(self, partition: Partition) -> None:
+        """Its high watermark has moved."""
+        self._followers.tell_later(partition)
+
     def cut(self, partition: Partition, offset: int) -> None:
         """Its log is to end there."""
         self._work.ask(partition, Cut(offset))
