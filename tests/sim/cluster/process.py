@@ -20,7 +20,7 @@ from millpond_broker.runtime.broker import ROLE, Broker, BrokerOptions
 from millpond_broker.runtime.fetch import FetchLimits
 from millpond_broker.runtime.produce import ProduceLimits
 from millpond_broker.storage.directory import DataDirectory
-from tests.sim.cluster.calls import CALL, Seen, client_address_of, serve_calls, unseen
+from tests.sim.cluster.calls import CALL, Seen, client_address_of, methods_of, serve_calls, unseen
 from tests.sim.cluster.metadata_log import SimMetadataLog
 from tests.sim.cluster.peers import SimPeerStreams, address_of
 from tests.sim.cluster.ports import DiskSpeed, ProcessFiles, SimBlocking, SimClock
@@ -120,7 +120,7 @@ class BrokerHost:
 
         for kind, handler in serve_clients(broker, self._answered).items():
             world.network.serve(self.broker_id, kind, handler)
-        world.network.serve(self.broker_id, CALL, serve_calls(broker, self._watch))
+        world.network.serve(self.broker_id, CALL, serve_calls(methods_of(broker), self._watch))
         told = "stopped"
         try:
             await broker.run(client_address_of(self.broker_id), ready, self._stopping)
