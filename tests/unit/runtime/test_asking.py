@@ -54,7 +54,8 @@ class Answers:
 @asynccontextmanager
 async def talking(answers: Answer) -> AsyncIterator[tuple[Conversation, MemoryStream]]:
     """One that asks, and the stream under it; the other end answers."""
-    mine, theirs = MemoryStream(PEERS[2]), MemoryStream(PEERS[1])
+    network = Network()
+    mine, theirs = MemoryStream(network, PEERS[2]), MemoryStream(network, PEERS[1])
     mine.other, theirs.other = theirs, mine
     asker, answerer = Conversation(mine, answers_nothing), Conversation(theirs, answers)
     async with asyncio.TaskGroup() as tasks:
