@@ -263,7 +263,7 @@ MUTANTS: Final = (
         "_sync_one",
         lambda _part: None,
         ("isr-reaches-hw", "leader-completeness", "lost-write", "unseen"),
-        found_by=0,
+        found_by=10,
     ),
     Mutant(
         "who has not caught up joins the ISR (rule 10)",
@@ -271,7 +271,7 @@ MUTANTS: Final = (
         "_review",
         _joins_whatever_it_has,
         ("isr-reaches-hw", "leader-completeness"),
-        found_by=0,
+        found_by=4,
     ),
     Mutant(
         "an ISR is changed by who knew an older one (rule 11)",
@@ -280,7 +280,9 @@ MUTANTS: Final = (
         lambda _old, _item: None,
         ("isr-reaches-hw", "leader-completeness", "maximal-isr", "exception"),
         found_by=0,
-        kinds=(*FAULTS, "stall", "controller change"),
+        kinds=("stall", "controller change", "isolate controller", "break", "one way"),
+        every_seconds=0.5,
+        seconds=30.0,
     ),
     Mutant(
         "who left the ISR stays eligible for ever (rule 13)",
@@ -288,7 +290,7 @@ MUTANTS: Final = (
         "_eligible",
         _eligible_for_ever,
         ("isr-reaches-hw", "leader-completeness", "maximal-isr"),
-        found_by=0,
+        found_by=3,
     ),
     Mutant(
         "a damaged replica gives up its bytes before its seat (rule 15)",
@@ -324,7 +326,7 @@ MUTANTS: Final = (
         "_out_of_range",
         _begins_earlier_at_once,
         ("isr-reaches-hw", "leader-completeness"),
-        found_by=0,
+        found_by=15,
         kinds=("stall", "trim", "elect", "reassign", "delay"),
         every_seconds=0.3,
         clients="sdk",
@@ -335,7 +337,7 @@ MUTANTS: Final = (
         "unanswered",
         _sends_under_another_sequence,
         ("duplicate",),
-        found_by=0,
+        found_by=4,
         clients="sdk",
     ),
     Mutant(
@@ -344,7 +346,7 @@ MUTANTS: Final = (
         "seek",
         _seeks_over_what_is_read_ahead,
         ("poll-skip", "nonmonotonic-poll"),
-        found_by=0,
+        found_by=3,
         clients="sdk",
     ),
 )
