@@ -42,8 +42,11 @@ class Subscriptions:
 
     async def serve(self, stream: PeerStream) -> None:
         """Send what is committed until the stream is over."""
-        async with asyncio.timeout(FIRST_SECONDS_MAX):
-            first = (await stream.receive())[0]
+        try:
+            async with asyncio.timeout(FIRST_SECONDS_MAX):
+                first = (await stream.receive())[0]
+        except TimeoutError:
+            return  # it was cut off before it could say anything: no fault of ours, and it comes again
         refusal = self._refusal(stream)
         if refusal is not None or not isinstance(first, Subscribe):
             stream.send(refusal or NotServed("a subscription begins with where it goes on"))
