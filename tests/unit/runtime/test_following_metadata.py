@@ -13,7 +13,7 @@ from millpond_broker.consensus.store import is_formatted
 from millpond_broker.core.commands import AddVoter, Command, CreateTopic, Envelope, RemoveVoter, Voter
 from millpond_broker.core.image import BrokerState, digest
 from millpond_broker.runtime.control_messages import Failed, Ready
-from millpond_broker.runtime.subscriber import SILENCE_SECONDS_MAX
+from millpond_broker.runtime.subscriber import LEADERLESS_SECONDS_MAX, SILENCE_SECONDS_MAX
 from millpond_broker.runtime.subscription_messages import Commands, Whole
 from millpond_broker.storage.belonging import Belonging, Part, read_belonging, write_belonging
 from tests.unit.runtime.followers import DATA, Following, play
@@ -79,7 +79,7 @@ def test_commands_are_sent_while_they_are_kept_and_the_image_whole_where_they_ar
     play(story)
 
 
-@pytest.mark.parametrize("how", ["killed", "silent", "leaderless"])
+@pytest.mark.parametrize("how", ["killed", "silent"])
 def test_a_voter_that_is_of_no_use_is_left_for_another_within_half_a_session(how: str) -> None:
     async def story(cluster: Following) -> None:
         node = await cluster.follow(4)
@@ -88,11 +88,8 @@ def test_a_voter_that_is_of_no_use_is_left_for_another_within_half_a_session(how
         followed = await cluster.follows_no_leader(4)
         if how == "killed":
             await cluster.kill(followed)
-        elif how == "silent":
-            cluster.network.silent = {followed}
         else:
-            cluster.voters.logs[followed].__class__ = Leaderless
-            cluster.voters.logs[followed].tell()
+            cluster.network.silent = {followed}
         began = asyncio.get_running_loop().time()
         await until(lambda: cluster.followed(4) not in (None, followed), 3.0)
         assert asyncio.get_running_loop().time() - began <= SILENCE_SECONDS_MAX + 0.6
@@ -100,6 +97,21 @@ def test_a_voter_that_is_of_no_use_is_left_for_another_within_half_a_session(how
         await until(lambda: node.metadata.image.version >= index, 0.1)
         assert node.lease.holds()
         assert node.state is BrokerState.RUNNING
+
+    play(story)
+
+
+def test_a_voter_that_knows_of_no_leader_is_left_for_another() -> None:
+    """It is cut off, and goes on saying where it is. A broker that starts has no heartbeats yet to tell."""
+
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4)
+        followed = await cluster.follows_no_leader(4)
+        cluster.voters.logs[followed].__class__ = Leaderless
+        cluster.voters.logs[followed].tell()
+        await until(lambda: log.leader is None, 0.1)
+        await until(lambda: cluster.followed(4) not in (None, followed), LEADERLESS_SECONDS_MAX + 1.0)
+        await until(lambda: log.leader == 1, 0.1)
 
     play(story)
 
