@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from tests import proofs
 from tests.sim.cluster.run import Report, run_seed
 from tests.sim.history.operations import to_lines
 
-PROOFS = Path("docs/proofs.txt")
 TOLD_MAX = 20
 """Failures that are told one by one."""
 
@@ -101,18 +99,10 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
 
 
 def _prove(reports: Sequence[Report]) -> None:
-    git = ["git", "describe", "--always"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    git = ["git", "status", "--porcelain", "--", ".", f":(exclude){PROOFS}"]  # which this itself changes
-    if subprocess.run(git, capture_output=True, text=True, check=True).stdout:
-        commit += "-dirty"
     failed = sum(report.anomaly is not None for report in reports)
     seeds = f"{reports[0].seed}-{reports[-1].seed}"
     result = "clean" if not failed else f"FAILED ({failed})"
-    line = f"{datetime.now(UTC):%F} {commit} sim SEEDS={len(reports)} ({seeds}) {result}"
-    with PROOFS.open("a") as proofs:
-        proofs.write(line + "\n")
-    print(line)
+    proofs.note(f"sim SEEDS={len(reports)} ({seeds}) {result}")
 
 
 if __name__ == "__main__":

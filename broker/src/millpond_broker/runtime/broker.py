@@ -220,7 +220,8 @@ class Broker:
                 self.phase = Phase.RUNNING
                 ready()
                 await stopping.wait()
-                await member.leave(self.options.stop_seconds_max)
+                if not await member.leave(self.options.stop_seconds_max):
+                    partitions.end_waits()
             await self._drain()
             parts.peering.leave()  # first: a heartbeat stream that closes is asked about at once
             for task in owned:
@@ -281,7 +282,13 @@ class Broker:
         )
         self._voting = Voting(metadata, options.broker_id, streams, self._voter_seat)
         member = Membership(
-            metadata, partitions, heartbeats, options.broker_id, incarnation, is_alone=is_alone
+            metadata,
+            partitions,
+            heartbeats,
+            options.broker_id,
+            incarnation,
+            is_alone=is_alone,
+            streams=streams,
         )
         return _Parts(partitions, controller, member, peering, end_following)
 

@@ -45,6 +45,9 @@ GAP_SECONDS_MAX: Final = 0.8
 """Between two turns of the task that beats every half second. Whoever was held up for longer may have a
 successor: a controller that falls silent is replaced within a second, and the next one finds out at once who
 does not answer."""
+UNHEARD_SECONDS_MAX: Final = 1.25
+"""For who leads the voters to notice that no majority answers any more: in that time another may be elected,
+so what it says to itself as the controller is no fresher."""
 PROOF_SECONDS_MAX: Final = 1.0
 """For a controller to find out, after a gap, whether it still is one."""
 
@@ -95,10 +98,13 @@ class Lease:
         now = self._clock.boottime()
         return now < self._until and now - self._awake_at < GAP_SECONDS_MAX
 
-    def extend(self, sent_at: float) -> None:
-        """A heartbeat that was sent then kept the session open. `sent_at`: of `Clock.boottime`."""
+    def extend(self, sent_at: float, *, by_itself: bool = False) -> None:
+        """A heartbeat that was sent then kept the session open. `sent_at`: of `Clock.boottime`. `by_itself`:
+        this broker is the controller, as far as it knows.
+        """
         if sent_at >= self._ended_at:
-            self._until = max(self._until, sent_at + SESSION_SECONDS)
+            heard_at = sent_at - UNHEARD_SECONDS_MAX if by_itself else sent_at
+            self._until = max(self._until, heard_at + SESSION_SECONDS)
 
     def end(self) -> None:
         """It is over: the controller said so, or nobody knows. Heartbeats from before give it no more."""
@@ -219,13 +225,17 @@ class Heartbeats:
         )
         beat = Beat(heartbeat, self._digests.of(image))
         sent_at = self._clock.boottime()
+        by_itself = bool(self._metadata.log.term)
         self._under_way += 1
         try:
             answer = await self._ask(beat)
         finally:
             self._under_way -= 1
         if answer is not None and answer.heard is not None:
-            self._take(answer, image, sent_at)
+            by_itself |= bool(self._metadata.log.term)
+            self._take(answer, image)
+            if answer.heard is Heard.EXTENDED:
+                self._lease.extend(sent_at, by_itself=by_itself)
             is_settled = broker.state is not BrokerState.FENCED or answer.heard is Heard.FENCED
         else:
             is_settled = False
@@ -251,7 +261,7 @@ class Heartbeats:
         self._lease.end()
         return False
 
-    def _take(self, answer: Beaten, image: MetadataImage, sent_at: float) -> None:
+    def _take(self, answer: Beaten, image: MetadataImage) -> None:
         """What the controller said."""
         self._answered_at = self._clock.monotonic()
         self._behind.heard(answer.version, self._metadata.image.version, self._answered_at)
@@ -263,11 +273,8 @@ class Heartbeats:
                 f"the metadata of version {image.version} are not what the controller, broker"
                 f" {answer.leader}, has: one of the two went wrong"
             )
-        match answer.heard:
-            case Heard.EXTENDED:
-                self._lease.extend(sent_at)
-            case Heard.FENCED | Heard.STRANGER:
-                self._lease.end()
+        if answer.heard in (Heard.FENCED, Heard.STRANGER):
+            self._lease.end()
 
     async def _ask(self, beat: Beat) -> Beaten | None:
         if self._metadata.log.term:

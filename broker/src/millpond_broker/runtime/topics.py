@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from millpond.wire.errors import InvalidConfig, InvalidRequest, NotEnoughBrokers, UnknownTopic
+from millpond.wire.errors import (
+    InvalidConfig,
+    InvalidRequest,
+    NotEnoughBrokers,
+    OperationTimeout,
+    UnknownTopic,
+)
 from millpond_broker.core.commands import Command, DeleteTopic, SetTopicConfig
 from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.core.requests import new_partitions, new_topic
@@ -19,6 +25,8 @@ from millpond_broker.runtime.replicas import Replicas
 
 PLANS_MAX: Final = 3
 """For partitions that are to be placed: each but the first after brokers were found to be gone."""
+TRIM_SECONDS_MAX: Final = 5.0
+"""For the replicas in sync to begin later: one that is gone is out of the ISR by then (a session is 3 s)."""
 
 
 class Topics:
@@ -135,15 +143,23 @@ class Topics:
                 return
 
     async def trim(self, topic_id: bytes, before: Mapping[int, int]) -> dict[int, int]:
-        """Log starts by partition, after forgetting what lies before the given offsets. Partitions are done
-        one after another; an error leaves those before it trimmed.
+        """Log starts by partition, after forgetting what lies before the given offsets, on every replica in
+        sync (rule 7). Partitions are done one after another; an error leaves those before it trimmed.
 
-        Raises UnknownTopic, UnknownPartition, OffsetOutOfRange, NotLeader, StorageFailed, StorageFull.
+        Raises UnknownTopic, UnknownPartition, OffsetOutOfRange, NotLeader, StorageFailed, StorageFull;
+        OperationTimeout where it is done here, and some replica in sync has not said so in time.
         """
         if any(offset < 0 for offset in before.values()):
             raise InvalidRequest(reason="offsets begin at 0")
         found = {number: self._local.find(topic_id, number) for number in before}
-        return {number: partition.trim(before[number]) for number, partition in found.items()}
+        starts = {number: partition.trim(before[number]) for number, partition in found.items()}
+        try:
+            async with asyncio.timeout(TRIM_SECONDS_MAX):
+                for number, partition in found.items():
+                    await partition.trimmed_everywhere(starts[number])
+        except TimeoutError:
+            raise OperationTimeout(what="trimming on every replica", timeout=TRIM_SECONDS_MAX) from None
+        return starts
 
     def _check(self, config: TopicConfig) -> None:
         if config.record_bytes_max > self._record_bytes_max:

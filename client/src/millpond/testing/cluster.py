@@ -242,11 +242,15 @@ class LocalCluster:
         home = self._directory / f"broker-{number + 1}"
         return BrokerProcess(number, home / "broker.toml", home / "log")
 
+    def _configure(self, directory: Path) -> None:
+        """Write what the brokers of a first start read: ports that were free just now."""
+        write_configs(directory, self._count, self._config, self._voters)
+
     def _first_start(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
         """All of them side by side: each waits for the others."""
         assert self._directory is not None, "it has been chosen"
         for tries_left in reversed(range(PORT_TRIES_MAX)):
-            write_configs(self._directory, self._count, self._config, self._voters)
+            self._configure(self._directory)
             logged = [len(broker.log()) for broker in brokers]
             try:
                 yield from _start_all(brokers)
