@@ -7,6 +7,7 @@ nor network. What is on the disk after that is the disk's business (`SimFiles.ki
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from millpond_broker.core.leader import Acks
 from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.runtime.broker import ROLE, Broker, BrokerOptions
 from millpond_broker.runtime.fetch import FetchLimits
+from millpond_broker.runtime.member_log import MemberLog, MemberOptions, VoterLog
 from millpond_broker.runtime.produce import ProduceLimits
 from millpond_broker.storage.directory import DataDirectory
 from tests.sim.cluster.metadata_log import SimMetadataLog
@@ -100,19 +102,32 @@ class BrokerHost:
         random = Random(f"{world.seed} broker {self.broker_id} life {self.lives}")
         self._stopping = asyncio.Event()
 
-        async def open_metadata(_directory: DataDirectory, incarnation: bytes) -> MetadataLog:
+        files = ProcessFiles(self.disk, owner)
+        disk = SimBlocking(loop, owner, random, self.speed)
+        streams = SimPeerStreams(world.network, owner, self.broker_id, world.doors)
+
+        async def open_voter(_addresses: Mapping[int, str]) -> VoterLog:
+            raise AssertionError("nobody asks it to vote")
+
+        async def open_metadata(directory: DataDirectory, incarnation: bytes) -> MetadataLog:
             await asyncio.sleep(random.uniform(0.0, 0.02))
+            if self.broker_id in world.follows:
+                voters = {key: address_of(key) for key in world.hosts if key not in world.follows}
+                who = MemberOptions(broker_id=self.broker_id, configured=voters)
+                log = await MemberLog.open(who, files, directory, streams, disk=disk, open_voter=open_voter)
+                log.subscribe(world.voters.compare)
+                return log
             return SimMetadataLog(world.voters, owner, self.broker_id, incarnation)
 
         broker = self.broker = Broker(
             options_of(self.broker_id),
-            ProcessFiles(self.disk, owner),
+            files,
             syncs=SimBlocking(loop, owner, random, self.speed),
-            disk=SimBlocking(loop, owner, random, self.speed),
+            disk=disk,
             clock=self.clock,
             metrics=BrokerMetrics(),
             new_id=lambda: random.randbytes(16),
-            streams=SimPeerStreams(world.network, owner, self.broker_id, world.doors),
+            streams=streams,
             open_metadata=open_metadata,
         )
 

@@ -53,6 +53,8 @@ class Plan:
     replicas: int | None = None
     seconds: float = RUN_SECONDS
     mix: Mix | None = None
+    followers: int | None = None
+    """Brokers beside the voters, which do not vote (rule 44)."""
     faults: tuple[str, ...] = ALL_FAULTS
     story: Callable[[Run], None] | None = None
     """What happens instead of faults that are drawn."""
@@ -61,6 +63,13 @@ class Plan:
     def takes_unsynced(self) -> bool:
         """Whether its faults may take bytes that were not synced."""
         return self.mix is not None or self.seed % INTERVAL_EVERY != INTERVAL_EVERY - 1
+
+    @property
+    def followers_drawn(self) -> int:
+        """In one run of three there are some; in none whose faults are given."""
+        if self.followers is not None or self.mix is not None or self.story is not None:
+            return self.followers or 0
+        return Random(f"followers {self.seed}").choice((0, 0, 0, 0, 1, 2))
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -249,7 +258,7 @@ def run(plan: Plan) -> Report:
 
     def make(loop: SimLoop) -> World:
         lag = Random(f"lag {plan.seed}").choice((0.002, 0.05, 0.5))
-        return World(loop, plan.seed, plan.brokers, lag_seconds=lag)
+        return World(loop, plan.seed, plan.brokers, followers=plan.followers_drawn, lag_seconds=lag)
 
     with running(make) as world:
         simulated = Run(plan, world)

@@ -44,6 +44,7 @@ class World:
         seed: int,
         brokers: int = 3,
         *,
+        followers: int = 0,
         feature_level: int = REPLICATION_LEVEL,
         lag_seconds: float = 0.01,
     ) -> None:
@@ -64,12 +65,16 @@ class World:
         if seed % CODECS_EVERY == 0:
             self.network.passed = through_codecs
         self.doors: dict[int, SimPeerStreams] = {}
-        self.hosts = {broker_id: BrokerHost(self, broker_id) for broker_id in range(1, brokers + 1)}
+        self.follows = range(brokers + 1, brokers + followers + 1)
+        """Brokers that do not vote (rule 44)."""
+        everybody = range(1, brokers + followers + 1)
+        self.hosts = {broker_id: BrokerHost(self, broker_id) for broker_id in everybody}
         for broker_id in self.hosts:
             self.network.add(broker_id)
         founders = tuple(
             Voter(broker_id, host.directory_id, address_of(broker_id))
             for broker_id, host in self.hosts.items()
+            if broker_id not in self.follows
         )
         self.voters = Voters(
             loop,

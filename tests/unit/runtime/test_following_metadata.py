@@ -224,6 +224,40 @@ def test_partitions_without_a_cluster_are_no_new_broker() -> None:
     play(story)
 
 
+def test_one_that_votes_no_more_serves_nobody_and_names_those_that_do() -> None:
+    """However old a broker's configuration is: one of those that it names is enough."""
+
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4, configured=(3,))
+        while cluster.followed(4) != 3:
+            log.look_elsewhere()
+            await asyncio.sleep(0.3)
+        decide(cluster, RemoveVoter(3))
+        await until(lambda: cluster.followed(4) in (1, 2), 1.0)
+        await cluster.end(4)
+        log = await cluster.open(4, configured=(3,))
+        assert cluster.followed(4) in (1, 2)
+        index = decide(cluster, topic(1))
+        await until(lambda: log.image.version == index, 0.1)
+
+    play(story)
+
+
+def test_a_crash_between_a_new_voters_log_and_the_word_of_it_is_as_if_nobody_had_asked() -> None:
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4)
+        as_voter(cluster, 4)
+        await log.make_ready()
+        await cluster.end(4)
+        write_belonging(cluster.files[4], DATA, Belonging(CLUSTER_ID, Part.FOLLOWER))
+        log = await cluster.open(4)
+        assert log.image.version == cluster.voters.logs[1].image.version
+        assert isinstance(await log.make_ready(), Ready)
+        assert read_belonging(cluster.files[4], DATA) == Belonging(CLUSTER_ID, Part.VOTER)
+
+    play(story)
+
+
 # --- voters that come and go ------------------------------------------------------------------------------
 
 
