@@ -14,7 +14,7 @@ from millpond.wire.errors import (
     OperationTimeout,
     UnknownTopic,
 )
-from millpond_broker.core.commands import Command, DeleteTopic, SetTopicConfig
+from millpond_broker.core.commands import Command, CreateTopic, DeleteTopic, SetTopicConfig
 from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.core.requests import new_partitions, new_topic
 from millpond_broker.core.topic_config import TopicConfig
@@ -71,20 +71,24 @@ class Topics:
         somebody deleted it before it could be answered.
         """
         self._check(TopicConfig.parse(config))
-        async with self._adding:
-            self._check_room(partitions)
-            topic_id = self._new_id()
-            await self._place(
-                lambda image: new_topic(
-                    image,
-                    topic_id=topic_id,
-                    name=name,
-                    partitions=partitions,
-                    replicas=replicas,
-                    min_insync=min_insync,
-                    config=config,
-                )
+        topic_id = self._new_id()
+
+        def planned(image: MetadataImage) -> CreateTopic:
+            command = new_topic(
+                image,
+                topic_id=topic_id,
+                name=name,
+                partitions=partitions,
+                replicas=replicas,
+                min_insync=min_insync,
+                config=config,
             )
+            # After that there is none of the name: a call that is repeated finds what the first one made.
+            self._check_room(partitions)
+            return command
+
+        async with self._adding:
+            await self._place(planned)
         return await self._led(topic_id, name)
 
     async def delete(self, name: str) -> int:
