@@ -30,7 +30,7 @@ from millpond.wire.record import TopicPartition
 from millpond_broker.storage.files import OsFiles
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions
-from tests.bench import metadata, replicated, serving
+from tests.bench import metadata, path, replicated, serving
 
 ROUNDS = 7
 RECORD_BYTES = 100
@@ -329,6 +329,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "codec": codec,
     "append": append,
     "append-budget": append_budget,
+    "path": path.path,
     "read": read,
     "group-commit": group_commit,
     "embedded": embedded_queue,

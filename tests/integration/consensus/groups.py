@@ -19,8 +19,8 @@ from millpond_broker.storage.files import OsFiles
 from tests.integration.consensus.hub import Hub
 
 CLUSTER: Final = b"cluster of tests"
-FAST: Final = Timing(election_min=0.2, election_max=0.4, heartbeat=0.05, leader_fallback=0.3)
-"""Shorter than in production: nothing here is busy."""
+STEADY: Final = Timing(election_min=0.8, election_max=1.4, heartbeat=0.1, leader_fallback=2.0)
+"""Longer than in production: a sync that waits for what others write is no reason for an election here."""
 SECONDS_MAX: Final = 20.0
 
 
@@ -45,7 +45,7 @@ class Group:
     def __init__(self, root: Path, count: int, options: GroupOptions | None = None) -> None:
         self.root = root
         self.hub = Hub()
-        self.options = options or GroupOptions(voter=VoterOptions(timing=FAST), hand_over_seconds=2.0)
+        self.options = options or GroupOptions(voter=VoterOptions(timing=STEADY), hand_over_seconds=2.0)
         self.logs: dict[int, GroupMetadataLog] = {}
         self.disk = DiskThread("disk of tests")
         founders = tuple(map(voter, range(1, count + 1)))

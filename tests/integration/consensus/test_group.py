@@ -28,8 +28,8 @@ from millpond_broker.core.image import MetadataImage
 from millpond_broker.storage.files import OsFiles
 from tests.integration.consensus.groups import (
     CLUSTER,
-    FAST,
     SECONDS_MAX,
+    STEADY,
     Group,
     registration,
     until,
@@ -139,7 +139,7 @@ async def test_a_leader_that_stops_lets_another_lead_first(three: Group) -> None
 
 async def test_a_voter_that_comes_late_gets_a_snapshot(tmp_path: Path) -> None:
     options = GroupOptions(
-        voter=VoterOptions(timing=FAST, compaction=CompactionOptions(entries=20, entries_max=40))
+        voter=VoterOptions(timing=STEADY, compaction=CompactionOptions(entries=20, entries_max=40))
     )
     group = Group(tmp_path, 3, options)
     await group.start(1, 2)

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
-from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
+from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout, UnsupportedFormat
 from millpond_broker.core.commands import REPLICATION_LEVEL, RegisterBroker, StopBroker
 from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
 from millpond_broker.observe.logs import event
@@ -93,6 +93,10 @@ class Membership:
                     told = str(error)
                     event(_log, logging.INFO, "not_registered_yet", broker=self.broker_id, reason=told)
                 await asyncio.sleep(RETRY_SECONDS)
+            except UnsupportedFormat:
+                # Decided on an image from the beginning of the log: a voter that was alone replays it all.
+                if not is_plain or self.metadata.image.feature_level < REPLICATION_LEVEL:
+                    raise
             else:
                 return
 

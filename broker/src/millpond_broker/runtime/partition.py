@@ -123,8 +123,8 @@ class Surroundings(Protocol):
     def alter(self, partition: Partition, wanted: WantedIsr) -> None:
         """Ask the controller for that ISR; `altered` hears what it said."""
 
-    def corrupt(self, partition: Partition) -> None:
-        """Its log was found damaged."""
+    def corrupt(self, partition: Partition) -> bool:
+        """Its log was found damaged. Whether it is given up for that, since there are other replicas."""
 
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""
@@ -319,9 +319,8 @@ class Partition:
             self.fail(error)
             self._around.request_sync(self)  # the one that looks after failed logs
             raise
-        except CorruptBatch:
-            self._around.corrupt(self)
-            raise
+        except CorruptBatch as error:
+            raise self._unreadable(error) from None
         metrics = self._metrics
         metrics.append_seconds.observe(self._clock.monotonic() - began)
         metrics.batches_in += 1
@@ -436,8 +435,7 @@ class Partition:
         try:
             data, next_offset = log.read_framed(offset, bytes_max, log.log_end)
         except (StorageFailed, CorruptBatch) as error:
-            self._unreadable(error)
-            raise
+            raise self._unreadable(error) from None
         is_kept = next_offset == log.log_end and len(data) <= LAST_READ_BYTES_MAX
         self._last_read = (offset, next_offset, data, next_offset) if is_kept else None
         return data, next_offset
@@ -447,15 +445,20 @@ class Partition:
         if self.leader is not None and (followers := self.leader.owe(high_watermark)):
             self._around.push(self, followers)
 
-    def _unreadable(self, error: StorageFailed | CorruptBatch) -> None:
-        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody."""
+    def _unreadable(self, error: StorageFailed | CorruptBatch) -> StorageFailed | CorruptBatch:
+        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody. What to
+        tell whoever asked: with other replicas it passes, since one of them leads as soon as one can.
+        """
         log = self.log
         assert log is not None, "it was read"
         if log.corruption is not None:
-            self._around.corrupt(self)
+            if self._around.corrupt(self):
+                reason = log.corruption.reason
+                return StorageFailed(path=str(log.directory), reason=reason, outcome=Outcome.NOT_WRITTEN)
         elif log.failure is not None:
             self.fail(error)
             self._around.request_sync(self)
+        return error
 
     def _monotonic_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
@@ -472,8 +475,7 @@ class Partition:
         try:
             batches = log.read(offset, bytes_max, leader.high_watermark)
         except (StorageFailed, CorruptBatch) as error:
-            self._unreadable(error)
-            raise
+            raise self._unreadable(error) from None
         self._metrics.fetch_read_seconds.observe(self._clock.monotonic() - began)
         return batches
 
@@ -492,7 +494,10 @@ class Partition:
         self._check_lease()
         if not leader.answers_offsets:
             raise BrokerNotReady(reason=f"{self.name.topic}-{self.name.partition} has a new leader")
-        found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
+        try:
+            found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
+        except (StorageFailed, CorruptBatch) as error:
+            raise self._unreadable(error) from None
         return self.bounds(), None if found is None else found[0]
 
     def watch(self, watcher: Watcher) -> None:
@@ -528,6 +533,11 @@ class Partition:
         log.trim(min(before_offset, log.durable_end))
         self.advance()
         return log.log_start
+
+    @property
+    def unsynced_seconds_max(self) -> float:
+        """For how long what was appended may wait for its sync."""
+        return 0.0 if self.options.waits_for_sync else self.options.flush_interval_ms / 1000
 
     async def trimmed_everywhere(self, log_start: int) -> None:
         """Wait until all in sync begin there: before that a fail-over could bring back what was deleted (rule

@@ -460,10 +460,10 @@ class Partitions:
         """It gives up its leadership; `leaves`: its seat as well."""
         self._requests.give_up(partition, leaves=leaves)
 
-    def corrupt(self, partition: Partition) -> None:
-        """Its leader has found its log damaged."""
-        if (found := self._state_of(partition.key)) is not None:
-            self._seats.gives_up_as_corrupt(partition, found[1])
+    def corrupt(self, partition: Partition) -> bool:
+        """Its leader has found its log damaged. Whether it is given up for that."""
+        found = self._state_of(partition.key)
+        return found is not None and self._seats.gives_up_as_corrupt(partition, found[1])
 
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""

@@ -14,7 +14,7 @@ from millpond.wire.errors import (
     OperationTimeout,
     UnknownTopic,
 )
-from millpond_broker.core.commands import Command, DeleteTopic, SetTopicConfig
+from millpond_broker.core.commands import Command, CreateTopic, DeleteTopic, SetTopicConfig
 from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.core.requests import new_partitions, new_topic
 from millpond_broker.core.topic_config import TopicConfig
@@ -26,7 +26,8 @@ from millpond_broker.runtime.replicas import Replicas
 PLANS_MAX: Final = 3
 """For partitions that are to be placed: each but the first after brokers were found to be gone."""
 TRIM_SECONDS_MAX: Final = 5.0
-"""For the replicas in sync to begin later: one that is gone is out of the ISR by then (a session is 3 s)."""
+"""For the replicas in sync to begin later, beyond their flush_interval_ms, because none trims what it has not
+synced. One that is gone is out of the ISR by then: a session is 3 s."""
 
 
 class Topics:
@@ -71,20 +72,24 @@ class Topics:
         somebody deleted it before it could be answered.
         """
         self._check(TopicConfig.parse(config))
-        async with self._adding:
-            self._check_room(partitions)
-            topic_id = self._new_id()
-            await self._place(
-                lambda image: new_topic(
-                    image,
-                    topic_id=topic_id,
-                    name=name,
-                    partitions=partitions,
-                    replicas=replicas,
-                    min_insync=min_insync,
-                    config=config,
-                )
+        topic_id = self._new_id()
+
+        def planned(image: MetadataImage) -> CreateTopic:
+            command = new_topic(
+                image,
+                topic_id=topic_id,
+                name=name,
+                partitions=partitions,
+                replicas=replicas,
+                min_insync=min_insync,
+                config=config,
             )
+            # After that there is none of the name: a call that is repeated finds what the first one made.
+            self._check_room(partitions)
+            return command
+
+        async with self._adding:
+            await self._place(planned)
         return await self._led(topic_id, name)
 
     async def delete(self, name: str) -> int:
@@ -153,12 +158,15 @@ class Topics:
             raise InvalidRequest(reason="offsets begin at 0")
         found = {number: self._local.find(topic_id, number) for number in before}
         starts = {number: partition.trim(before[number]) for number, partition in found.items()}
+        seconds = TRIM_SECONDS_MAX + max(
+            [partition.unsynced_seconds_max for partition in found.values()], default=0
+        )
         try:
-            async with asyncio.timeout(TRIM_SECONDS_MAX):
+            async with asyncio.timeout(seconds):
                 for number, partition in found.items():
                     await partition.trimmed_everywhere(starts[number])
         except TimeoutError:
-            raise OperationTimeout(what="trimming on every replica", timeout=TRIM_SECONDS_MAX) from None
+            raise OperationTimeout(what="trimming on every replica", timeout=seconds) from None
         return starts
 
     def _check(self, config: TopicConfig) -> None:
