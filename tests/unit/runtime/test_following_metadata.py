@@ -293,7 +293,7 @@ def test_a_subscription_that_says_nothing_ends_without_a_fault() -> None:
 
     async def story(cluster: Following) -> None:
         peer = Peer(4, directory_of(4), incarnation_of(4, 0), b"")
-        silent, served = MemoryStream(peer), MemoryStream(peer)
+        silent, served = MemoryStream(cluster.network, peer), MemoryStream(cluster.network, peer)
         silent.other, served.other = served, silent
         await Subscriptions(cluster.nodes[1].metadata, 1, directory_of(1)).serve(served)
 
