@@ -61,7 +61,7 @@ def test_what_was_acknowledged_survives_faults() -> None:
 
 @pytest.mark.parametrize("seed", ["3", "20"])
 def test_a_seed_is_a_run(seed: str) -> None:
-    """The same trace in two processes, whose memory lies elsewhere. One restarts brokers, one changes topics."""
+    """The same trace in two processes, whose memory lies elsewhere; with restarts, and with other topics."""
     replay = ("--seconds", "10", "--replay", seed, "--fingerprint")
     first, second = (told(*replay).stdout for _ in range(2))
     assert "fingerprint" in first
