@@ -22,7 +22,7 @@ from millpond_broker.runtime.fetch import FetchLimits
 from millpond_broker.runtime.member_log import MemberLog, MemberOptions, VoterLog
 from millpond_broker.runtime.produce import ProduceLimits
 from millpond_broker.storage.directory import DataDirectory
-from tests.sim.cluster.calls import CALL, Seen, client_address_of, serve_calls, unseen
+from tests.sim.cluster.calls import CALL, Seen, client_address_of, methods_of, serve_calls, unseen
 from tests.sim.cluster.metadata_log import SimMetadataLog
 from tests.sim.cluster.peers import SimPeerStreams, address_of
 from tests.sim.cluster.ports import DiskSpeed, ProcessFiles, SimBlocking, SimClock
@@ -104,18 +104,11 @@ class BrokerHost:
         disk = SimBlocking(loop, owner, random, self.speed)
         streams = SimPeerStreams(world.network, owner, self.broker_id, world.doors)
 
-        async def open_voter(_addresses: Mapping[int, str]) -> VoterLog:
-            raise AssertionError("nobody asks it to vote")
-
         async def open_metadata(directory: DataDirectory, incarnation: bytes) -> MetadataLog:
             await asyncio.sleep(random.uniform(0.0, 0.02))
-            if self.broker_id in world.follows:
-                voters = {key: address_of(key) for key in world.hosts if key not in world.follows}
-                who = MemberOptions(broker_id=self.broker_id, configured=voters)
-                log = await MemberLog.open(who, files, directory, streams, disk=disk, open_voter=open_voter)
-                log.subscribe(world.voters.compare)
-                return log
-            return SimMetadataLog(world.voters, owner, self.broker_id, incarnation)
+            if self.broker_id in world.voters.ids:
+                return SimMetadataLog(world.voters, owner, self.broker_id, incarnation)
+            return await self._open_subscribed(directory, files, streams, disk)
 
         broker = self.broker = Broker(
             options_of(self.broker_id),
@@ -135,7 +128,7 @@ class BrokerHost:
 
         for kind, handler in serve_clients(broker, self._answered).items():
             world.network.serve(self.broker_id, kind, handler)
-        world.network.serve(self.broker_id, CALL, serve_calls(broker, self._watch))
+        world.network.serve(self.broker_id, CALL, serve_calls(methods_of(broker), self._watch))
         told = "stopped"
         try:
             await broker.run(client_address_of(self.broker_id), ready, self._stopping)
@@ -146,6 +139,27 @@ class BrokerHost:
         if not owner.is_dead:
             self._gone(owner, told)
             self.disk.kill()
+
+    async def _open_subscribed(
+        self, directory: DataDirectory, files: ProcessFiles, streams: SimPeerStreams, disk: SimBlocking
+    ) -> MemberLog:
+        """The metadata as the product's own code follows them that does not vote (rule 44)."""
+
+        async def open_voter(_addresses: Mapping[int, str]) -> VoterLog:
+            raise AssertionError("it is not asked to vote")
+
+        voters = self.world.voters
+        configured = {broker_id: address_of(broker_id) for broker_id in voters.ids}
+        log = await MemberLog.open(
+            MemberOptions(broker_id=self.broker_id, configured=configured),
+            files,
+            directory,
+            streams,
+            disk=disk,
+            open_voter=open_voter,
+        )
+        log.subscribe(voters.compare)
+        return log
 
     def _answered(self, key: tuple[bytes, int], acks: Acks) -> None:
         """It tells a producer that a batch is where its acks want it."""

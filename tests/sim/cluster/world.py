@@ -44,10 +44,11 @@ class World:
         seed: int,
         brokers: int = 3,
         *,
-        followers: int = 0,
         feature_level: int = REPLICATION_LEVEL,
         lag_seconds: float = 0.01,
+        voters: int | None = None,
     ) -> None:
+        """`voters`: so many of the brokers, the first ones, vote on the metadata; all if not given."""
         self.seed = seed
         self.loop = loop
         self.random = Random(f"world {seed}")
@@ -67,16 +68,13 @@ class World:
         if seed % CODECS_EVERY == 0:
             self.network.passed = through_codecs
         self.doors: dict[int, SimPeerStreams] = {}
-        self.follows = range(brokers + 1, brokers + followers + 1)
-        """Brokers that do not vote (rule 44)."""
-        everybody = range(1, brokers + followers + 1)
-        self.hosts = {broker_id: BrokerHost(self, broker_id) for broker_id in everybody}
+        self.hosts = {broker_id: BrokerHost(self, broker_id) for broker_id in range(1, brokers + 1)}
         for broker_id in self.hosts:
             self.network.add(broker_id)
         founders = tuple(
             Voter(broker_id, host.directory_id, address_of(broker_id))
             for broker_id, host in self.hosts.items()
-            if broker_id not in self.follows
+            if voters is None or broker_id <= voters
         )
         self.voters = Voters(
             loop,

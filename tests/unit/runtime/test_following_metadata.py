@@ -14,12 +14,15 @@ from millpond_broker.consensus.store import is_formatted
 from millpond_broker.core.commands import AddVoter, Command, CreateTopic, Envelope, RemoveVoter, Voter
 from millpond_broker.core.image import BrokerState, digest
 from millpond_broker.runtime.control_messages import Failed, Ready
+from millpond_broker.runtime.peers import Peer
 from millpond_broker.runtime.subscriber import LEADERLESS_SECONDS_MAX, SILENCE_SECONDS_MAX, Subscriber
 from millpond_broker.runtime.subscription_messages import Commands, Whole
+from millpond_broker.runtime.subscriptions import Subscriptions
 from millpond_broker.storage.belonging import Belonging, Part, read_belonging, write_belonging
 from tests.unit.runtime.followers import DATA, Following, play
 from tests.unit.runtime.members import until
-from tests.unit.runtime.voters import CLUSTER_ID, MemoryLog, address_of, directory_of
+from tests.unit.runtime.streams import MemoryStream
+from tests.unit.runtime.voters import CLUSTER_ID, MemoryLog, address_of, directory_of, incarnation_of
 
 
 def topic(number: int) -> CreateTopic:
@@ -345,5 +348,17 @@ def test_a_disk_that_voted_and_lost_how_is_refused() -> None:
         files.remove_directory(DATA / "metadata")
         with pytest.raises(NotADataDirectory, match="it voted, and its metadata are gone"):
             await cluster.open(4)
+
+    play(story)
+
+
+def test_a_subscription_that_says_nothing_ends_without_a_fault() -> None:
+    """Cut off before its first word, it comes again; nobody is to look for a mistake in that."""
+
+    async def story(cluster: Following) -> None:
+        peer = Peer(4, directory_of(4), incarnation_of(4, 0), b"")
+        silent, served = MemoryStream(cluster.network, peer), MemoryStream(cluster.network, peer)
+        silent.other, served.other = served, silent
+        await Subscriptions(cluster.nodes[1].metadata, 1, directory_of(1)).serve(served)
 
     play(story)
