@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from millpond._core.session import FetchAsk, FetchFrom
-from millpond.testing.ports import free_ports
+from millpond._local.ports import free_ports
 from millpond.v1 import admin_pb2, errors_pb2, fetch_pb2, metadata_pb2, offsets_pb2
 from millpond.wire.errors import MillpondError, TopicExists
 from tests.unit.client_core.leader import TOPIC_ID, Leader, Log

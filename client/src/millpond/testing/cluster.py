@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from millpond.testing.configuring import check_count, write_configs
-from millpond.testing.process import BrokerProcess
-from millpond.testing.waiting import Steps, Wait, run_async, run_blocking
+from millpond._local.configuring import check_count, write_configs
+from millpond._local.process import BrokerProcess
+from millpond._local.waiting import Steps, Wait, run_async, run_blocking
 from millpond.wire.errors import (
     BrokerNotReady,
     ClusterUnavailable,

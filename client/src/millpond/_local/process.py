@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from millpond.testing.waiting import Steps, Wait
+from millpond._local.waiting import Steps, Wait
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
 
 LOG_BYTES_MAX: Final = 1 << 20

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from millpond.testing import process
-from millpond.testing.process import BrokerProcess
-from millpond.testing.waiting import run_async, run_blocking
+from millpond._local import process
+from millpond._local.process import BrokerProcess
+from millpond._local.waiting import run_async, run_blocking
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
 from tests.unit.embedded.leaks import nothing_left_behind
 
@@ -224,8 +224,8 @@ def test_ctrl_c_in_a_terminal_is_not_sent_to_it(log: Path) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from millpond.testing.process import BrokerProcess
-from millpond.testing.waiting import run_blocking
+from millpond._local.process import BrokerProcess
+from millpond._local.waiting import run_blocking
 command = (sys.executable, sys.argv[1], "does_not_stop")
 one = BrokerProcess(0, Path("unused.toml"), Path(sys.argv[2]), command=command)
 run_blocking(one.start(30))

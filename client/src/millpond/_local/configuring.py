@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from millpond.testing.ports import LOOPBACK, free_ports
+from millpond._local.ports import LOOPBACK, free_ports
 from millpond.wire.errors import InvalidConfig
 
 _OWN_KEYS: Final = (
