@@ -250,3 +250,25 @@ def test_it_does_not_outlive_a_parent_that_was_killed(how: str, log: Path) -> No
     while state(pid) not in ("", "Z"):
         assert time.monotonic() < until, "it is still there"
         time.sleep(0.01)
+
+
+async def test_its_end_is_waited_for_whatever_brings_it(log: Path) -> None:
+    one = broker("well", log)
+    assert await run_async(one.ends()) is None, "there is none"
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        await run_async(one.start(30))
+        assert one.pid is not None
+        os.kill(one.pid, number)
+        async with asyncio.timeout(30):
+            assert await run_async(one.ends()) == status
+        assert one.pid is None
+
+
+async def test_who_no_longer_waits_for_its_end_leaves_it_running(log: Path) -> None:
+    one = broker("well", log)
+    await run_async(one.start(30))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await run_async(one.ends())
+    assert one.pid is not None
+    one.kill()
