@@ -9,6 +9,7 @@ A replica leads (`leader`, here), follows (`following`), or waits for the metada
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from copy import copy
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ from millpond_broker.storage.scan import StoredBatch
 if TYPE_CHECKING:
     from millpond_broker.runtime.following import Following
 
+LAST_READ_BYTES_MAX: Final = 16 << 10
+"""Kept of what was read to be pushed, for the next follower: each partition that is led may have as much."""
+
 Key = tuple[bytes, int]
 """Topic id and number."""
 
@@ -56,6 +60,21 @@ class Answer(Protocol):
 
     def settle(self, error: MillpondError | None) -> None:
         """The batch is where its acks want it, or will never be known to be. Called once."""
+
+
+class _Trimmed:
+    """An `Answer`: somebody who waits for a log start."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+
+    def settle(self, error: MillpondError | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 class Watcher(Protocol):
@@ -104,11 +123,14 @@ class Surroundings(Protocol):
     def alter(self, partition: Partition, wanted: WantedIsr) -> None:
         """Ask the controller for that ISR; `altered` hears what it said."""
 
-    def corrupt(self, partition: Partition) -> None:
-        """Its log was found damaged."""
+    def corrupt(self, partition: Partition) -> bool:
+        """Its log was found damaged. Whether it is given up for that, since there are other replicas."""
 
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""
+
+    def tell_later(self, partition: Partition) -> None:
+        """Its high watermark has moved: `owe` it to the followers soon, unless they hear of it before."""
 
 
 class State(enum.Enum):
@@ -165,12 +187,17 @@ class Partition:
         self.has_lost = False
         # Its log cannot be cut, nor opened again, for what is damaged in it. Found in this partition epoch.
         self.spoilt_in: int | None = None
+        # The greatest floor that the metadata have had for this replica: it has given up the seat by what it
+        # had before that partition epoch. The metadata forget a floor once the replica is in sync again.
+        self.floor = 0
         # When its log, which had failed, was last opened again, by the clock's monotonic time.
         self.mended_at = float("-inf")
         # As it was known when this replica neither led nor followed, and in which leader epoch: a machine
         # begins with it and goes on from there.
         self.known_high_watermark = 0
         self.known_in_epoch = -1
+        # Of this leadership, what was read last to be pushed: from where, up to which log end; and that.
+        self._last_read: tuple[int, int, bytes, int] | None = None
         self._clock = clock
         self._metrics = metrics
         self._around = around
@@ -238,6 +265,7 @@ class Partition:
     def _step_down(self, error: MillpondError) -> None:
         leader, self.leader = self.leader, None
         following, self.following = self.following, None
+        self._last_read = None
         if following is not None:
             self.known_high_watermark = following.high_watermark
             self.known_in_epoch = following.known_in_epoch
@@ -291,9 +319,8 @@ class Partition:
             self.fail(error)
             self._around.request_sync(self)  # the one that looks after failed logs
             raise
-        except CorruptBatch:
-            self._around.corrupt(self)
-            raise
+        except CorruptBatch as error:
+            raise self._unreadable(error) from None
         metrics = self._metrics
         metrics.append_seconds.observe(self._clock.monotonic() - began)
         metrics.batches_in += 1
@@ -329,6 +356,7 @@ class Partition:
             self._around.push(self, step.push_to)
         if step.high_watermark_moved:
             self._wake_watchers()
+            self._around.tell_later(self)
 
     def _lapsed(self, outcome: Outcome) -> NotLeader | None:
         """Why it may not speak for the cluster: without the lease another may lead by now (rule 39)."""
@@ -395,23 +423,42 @@ class Partition:
             return None
         data, next_offset = b"", push.from_offset
         if push.from_offset < self.log.log_end:
-            try:
-                data, next_offset = self.log.read_framed(push.from_offset, bytes_max, self.log.log_end)
-            except (StorageFailed, CorruptBatch) as error:
-                self._unreadable(error)
-                raise
+            data, next_offset = self._read_framed(self.log, push.from_offset, bytes_max)
         self.leader.pushed(follower, push, next_offset)
         return push, data
 
-    def _unreadable(self, error: StorageFailed | CorruptBatch) -> None:
-        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody."""
+    def _read_framed(self, log: Log, offset: int, bytes_max: int) -> tuple[bytes, int]:
+        """What was appended last is read once for all followers: most often all lack the same."""
+        last = self._last_read
+        if last is not None and last[:2] == (offset, log.log_end) and len(last[2]) <= bytes_max:
+            return last[2:]
+        try:
+            data, next_offset = log.read_framed(offset, bytes_max, log.log_end)
+        except (StorageFailed, CorruptBatch) as error:
+            raise self._unreadable(error) from None
+        is_kept = next_offset == log.log_end and len(data) <= LAST_READ_BYTES_MAX
+        self._last_read = (offset, next_offset, data, next_offset) if is_kept else None
+        return data, next_offset
+
+    def owe(self, high_watermark: int) -> None:
+        """Have followers told that, which no push has told it yet."""
+        if self.leader is not None and (followers := self.leader.owe(high_watermark)):
+            self._around.push(self, followers)
+
+    def _unreadable(self, error: StorageFailed | CorruptBatch) -> StorageFailed | CorruptBatch:
+        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody. What to
+        tell whoever asked: with other replicas it passes, since one of them leads as soon as one can.
+        """
         log = self.log
         assert log is not None, "it was read"
         if log.corruption is not None:
-            self._around.corrupt(self)
+            if self._around.corrupt(self):
+                reason = log.corruption.reason
+                return StorageFailed(path=str(log.directory), reason=reason, outcome=Outcome.NOT_WRITTEN)
         elif log.failure is not None:
             self.fail(error)
             self._around.request_sync(self)
+        return error
 
     def _monotonic_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
@@ -428,8 +475,7 @@ class Partition:
         try:
             batches = log.read(offset, bytes_max, leader.high_watermark)
         except (StorageFailed, CorruptBatch) as error:
-            self._unreadable(error)
-            raise
+            raise self._unreadable(error) from None
         self._metrics.fetch_read_seconds.observe(self._clock.monotonic() - began)
         return batches
 
@@ -448,7 +494,10 @@ class Partition:
         self._check_lease()
         if not leader.answers_offsets:
             raise BrokerNotReady(reason=f"{self.name.topic}-{self.name.partition} has a new leader")
-        found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
+        try:
+            found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
+        except (StorageFailed, CorruptBatch) as error:
+            raise self._unreadable(error) from None
         return self.bounds(), None if found is None else found[0]
 
     def watch(self, watcher: Watcher) -> None:
@@ -484,6 +533,18 @@ class Partition:
         log.trim(min(before_offset, log.durable_end))
         self.advance()
         return log.log_start
+
+    async def trimmed_everywhere(self, log_start: int) -> None:
+        """Wait until all in sync begin there: before that a fail-over could bring back what was deleted (rule
+        7). The caller has the deadline. Raises NotLeader and its kind when the leadership ends.
+        """
+        _, leader = self.leading()
+        answer = _Trimmed(asyncio.get_running_loop().create_future())
+        if not leader.wait_for_log_start(log_start, answer):
+            try:
+                await answer.done
+            finally:
+                leader.forget(answer)
 
     def retain(self) -> None:
         """Drop what the topic's retention says (rule 35). Raises as `Log.retain`."""

@@ -37,18 +37,26 @@ def count_before(directory: Path) -> int:
     return len(list(directory.glob("broker-*/data/metadata")))
 
 
-def check_count(directory: Path, count: int) -> None:
-    """A directory that is found again has as many brokers as before: they are who votes."""
+def check_count(directory: Path, count: int, voters: int | None = None) -> None:
+    """A directory that is found again has as many brokers as before: they are who votes. With `voters` named
+    others may have joined them.
+    """
     before = count_before(directory)
-    if before not in (0, count):
+    if before not in (0, count) and (voters is None or before > count):
         raise InvalidConfig(key="brokers", reason=f"{directory} has a cluster of {before}, not {count}")
 
 
 def write_configs(
-    directory: Path, count: int, config: Mapping[str, Any], ports: Sequence[int] | None = None
+    directory: Path,
+    count: int,
+    config: Mapping[str, Any],
+    voters: int | None = None,
+    *,
+    ports: Sequence[int] | None = None,
 ) -> list[Addresses]:
     """Every broker's file, with three ports each (for clients, brokers, HTTP) or free ones, and the secret
-    that they share. Where each listens: voters of before keep the address by which the others know them.
+    that they share; the first `voters` vote, or all. Where each listens: voters of before keep the address by
+    which the others know them.
 
     Raises InvalidConfig as a broker would.
     """
@@ -66,7 +74,7 @@ def write_configs(
         secret = directory / "secret"
         _make_secret(secret)
         together = {
-            "cluster.voters": [f"{number}@{own.peer}" for number, own in enumerate(addresses, 1)],
+            "cluster.voters": [f"{number}@{own.peer}" for number, own in enumerate(addresses[:voters], 1)],
             "cluster.secret_file": str(secret),
         }
     for number, (home, where) in enumerate(zip(homes, addresses, strict=True), 1):

@@ -110,7 +110,7 @@ class Keeper:
         count, first = len(self._brokers), self._options.port
         ports = [first + PORTS_EACH * broker + each for broker in range(count) for each in range(3)]
         config = {"limits.stop_timeout_ms": STOP_TIMEOUT_MS}
-        return write_configs(self._options.directory, count, config, ports if first else None)
+        return write_configs(self._options.directory, count, config, ports=ports if first else None)
 
     # --- keeping --------------------------------------------------------------------------------------
 
