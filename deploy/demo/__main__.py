@@ -93,13 +93,14 @@ class Demo:
         """Run a process to its end, through strikes after shares of its work. Raises RuntimeError if it
         fails, or is done before them.
         """
+        self._view.progress = lambda: f"{name}: {tally.count():,} of {total:,} records"
         began = time.monotonic()
         process = await asyncio.create_subprocess_exec(sys.executable, *command)
         try:
             async with asyncio.timeout(PHASE_SECONDS_MAX):
                 for share, strike in strikes:
-                    while tally.count() < share * total and process.returncode is None:
-                        self._view.progress = f"{name}: {tally.count():,} of {total:,} records"
+                    # Of what another process writes to a file there is no event to wait for.
+                    while process.returncode is None and tally.count() < share * total:  # noqa: ASYNC110 - see above
                         await asyncio.sleep(LOOK_SECONDS)
                     if process.returncode is not None:
                         raise RuntimeError(f"{name} ended with {process.returncode} before the next kill")
@@ -111,7 +112,7 @@ class Demo:
                 process.kill()
                 await process.wait()
         seconds = time.monotonic() - began
-        self._view.progress = ""
+        self._view.progress = str
         self._view.say(f"{name}d: {total:,} records in {seconds:.1f} s, {total / seconds:,.0f} records/s")
 
 

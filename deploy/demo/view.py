@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -32,13 +33,8 @@ class View:
             if self._console.is_terminal
             else None
         )
-        self.progress = ""
-        """What is going on just now, in a line of the table."""
-
-    @property
-    def is_live(self) -> bool:
-        """Whether somebody sees the table."""
-        return self._live is not None
+        self.progress: Callable[[], str] = str
+        """What is going on just now, for a line below the table."""
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -77,7 +73,7 @@ class View:
                 Text(",".join(map(str, partition.isr)), style="green" if whole else "yellow"),
                 "-" if partition.high_watermark is None else f"{partition.high_watermark:,}",
             )
-        self._live.update(Group(table, states, Text(self.progress)))
+        self._live.update(Group(table, states, Text(self.progress())))
 
 
 async def watched(client: millpond.Client, topic: str, view: View, pause_seconds: float) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from millpond._local.home import LOCK
 from millpond._local.ports import free_ports
 from tests.integration.cli.conftest import COMMAND, DEADLINE_S, Cli
 
@@ -108,6 +109,9 @@ def test_three_brokers_serve_one_that_dies_comes_back_and_ctrl_c_stops_all(tmp_p
         back = one.event("broker_ready")
         assert back["client"] == one.ready["brokers"][1]["client"], "the same ports"
         assert cli.text("consume", "orders") == "hello\n"
+        until = time.monotonic() + DEADLINE_S
+        while not (status := cli.json("cluster", "status")[0])["healthy"]:
+            assert time.monotonic() < until, status
         assert one.end() == ["stopping", "stopped"]
         wait_until_gone([one.pid(1), back["pid"], one.pid(3)])
     assert [path.name for path in tmp_path.iterdir()] == ["err"], "the temporary directory is gone"
@@ -170,11 +174,35 @@ def test_a_second_ctrl_c_kills_what_does_not_stop(tmp_path: Path) -> None:
         wait_until_gone([one.pid(1)])
 
 
+def test_without_a_broker_the_status_says_which_and_what_to_do(tmp_path: Path) -> None:
+    with up(tmp_path, "--ephemeral", "--port", "0", "--no-restart") as one:
+        cli = Cli(one.ready["bootstrap"])
+        cli.run("topic", "create", "orders")
+        os.kill(one.pid(3), signal.SIGKILL)
+        one.event("broker_ended")
+        until = time.monotonic() + DEADLINE_S
+        names: set[str] = set()
+        while not {"not_running", "under_replicated"} <= names:
+            assert time.monotonic() < until, names
+            (status,) = cli.json("cluster", "status")
+            names = {problem["problem"] for problem in status["problems"]}
+            assert status["healthy"] == (not names - {"not_preferred"})
+        text = cli.text("cluster", "status")
+        assert "1 broker not running: broker 3 (fenced, " in text
+        assert "3 partitions with fewer replicas in sync than they have: orders/0, orders/1, orders/2" in text
+        one.end()
+
+
 def test_brokers_do_not_outlive_one_that_is_killed_and_the_next_tidies_up(tmp_path: Path) -> None:
     with up(tmp_path, "--ephemeral", "--port", "0") as one:
         os.kill(one.pid(1), signal.SIGSTOP)
         one.process.kill()
         wait_until_gone([one.pid(number) for number in (1, 2, 3)])
+    (left,) = tmp_path.glob("millpond-up-*")
+    os.utime(left / LOCK, (0, 0))  # long ago
+    with up(tmp_path, "--ephemeral", "--brokers", "1", "--port", "0") as one:
+        assert not left.exists()
+        one.end()
 
 
 def test_ctrl_c_while_it_starts_ends_it_with_130(tmp_path: Path) -> None:
