@@ -517,6 +517,8 @@ class World:
     def _do(self, broker: Broker, turn: Turn) -> None:
         if turn.trouble in (Trouble.WOULD_LOSE_COMMITTED, Trouble.CONTRADICTION):
             raise Violation(f"{broker.broker_id} stops: {turn.trouble.value}")
+        if turn.trouble is Trouble.BEGINS_ANEW:
+            broker.reports = True
         if turn.cut_to is not None or turn.empty_at is not None:
             broker.cut = turn
         if turn.trim_to is not None:

@@ -51,6 +51,9 @@ OpenMetadata = Callable[[DataDirectory, bytes], Awaitable[MetadataLog]]
 """Opens the log of metadata in a data directory; also gets the incarnation of this start."""
 
 ROLE: Final = "broker"
+LOGS_AT_ONCE: Final = 8
+"""Opened, cut or closed side by side: nearly all of that is waiting for syncs, which a file system joins.
+More gain nothing (ARCHITECTURE.md)."""
 PRODUCER_ID_BLOCK: Final = 1000
 """Producer ids taken from the metadata at a time; those left over at a stop are never used."""
 
@@ -109,8 +112,11 @@ class Broker:
         open_metadata: OpenMetadata | None = None,
         answer_found: AnswerFound | None = None,
         voter_seat: VoterSeat | None = None,
+        logs: Blocking | None = None,
     ) -> None:
-        """`streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter.
+        """`logs`: takes LOGS_AT_ONCE calls side by side; None: `disk` does for logs what they do.
+
+        `streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter.
         `answer_found`: what others are told who ask how the cluster was founded. `voter_seat`: where voters
         come and go.
         """
@@ -121,13 +127,14 @@ class Broker:
         self._files = files
         self._syncs = syncs
         self._disk = disk
+        self._logs = logs
         self._clock = clock
         self._new_id = new_id
         self._peers = streams
         self._open_metadata = open_metadata or self._open_solo
         self._answer_found = answer_found
         self._voter_seat = voter_seat
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, None] = {}  # told of the end in the order in which they came
         self._stream_ended = asyncio.Event()
         self._watching = 0
         self._backlog = Backlog(options.produce)
@@ -251,12 +258,17 @@ class Broker:
         controller = Controller(seat, digests)
         heartbeats = Heartbeats(seat, controller.beat, lease=lease, digests=digests)
         partitions = Partitions(
-            PartitionsOptions(broker_id=options.broker_id, incarnation=incarnation, limits=options.limits),
+            PartitionsOptions(
+                broker_id=options.broker_id,
+                incarnation=incarnation,
+                limits=options.limits,
+                logs_at_once=1 if self._logs is None else LOGS_AT_ONCE,
+            ),
             self._files,
             directory,
             group_commit,
             syncs=self._syncs,
-            disk=self._disk,
+            disk=self._logs or self._disk,
             clock=self._clock,
             metrics=self.metrics,
             metadata=metadata,
@@ -340,7 +352,7 @@ class Broker:
         partitions = self._serving()
         session = ProduceSession(partitions, self._backlog, self._clock, self.metrics)
         self.metrics.produce_streams += 1
-        self._streams.add(session)
+        self._streams[session] = None
         try:
             yield session
         finally:
@@ -354,7 +366,7 @@ class Broker:
         partitions = self._serving()
         session = FetchSession(partitions, self.options.fetch, self.metrics)
         self.metrics.fetch_streams += 1
-        self._streams.add(session)
+        self._streams[session] = None
         try:
             yield session
         finally:
@@ -372,7 +384,7 @@ class Broker:
         return self._partitions
 
     def _end(self, stream: Stream) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
         self._stream_ended.set()
 
     # --- questions ------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class Subscriber:
         """There is a newer image here, from elsewhere."""
         if image.version > self.image.version:
             self.image = image
+            self._cluster_id = self._cluster_id or image.cluster_id
 
     async def run(self) -> None:
         """Follow until cancelled. Raises NotADataDirectory for a disk of another cluster, or in the place of
@@ -120,9 +121,13 @@ class Subscriber:
                 continue
             target = candidates[turn % len(candidates)]
             turn += 1
+            began = asyncio.get_running_loop().time()
             why = await self._follow(target)
             if why is None:
                 waits = {}
+                # One that served for a while is left for the next at once.
+                if asyncio.get_running_loop().time() - began < RETRY_SECONDS:
+                    await asyncio.sleep(RETRY_SECONDS)
                 continue
             waits[str(target.broker_id)] = why
             if len(waits) >= len(candidates):
