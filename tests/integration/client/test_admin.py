@@ -157,7 +157,10 @@ async def test_a_topic_is_trimmed_to_an_offset_a_time_or_the_end(client: Client,
             await write(client, millpond_topic, [b"v"], partition=partition, timestamps=NOW_MS + number)
     trim = client.admin.trim_topic
     assert await trim(millpond_topic, before=1, partition=0) == {0: 1}
-    assert await trim(millpond_topic, before=datetime.fromtimestamp((NOW_MS + 2) / 1000, tz=UTC)) == {0: 2, 1: 2}
+    assert await trim(millpond_topic, before=datetime.fromtimestamp((NOW_MS + 2) / 1000, tz=UTC)) == {
+        0: 2,
+        1: 2,
+    }
     assert await trim(millpond_topic, before=1) == {0: 2, 1: 2}, "what is gone stays gone"
     with pytest.raises(OffsetOutOfRange):
         await trim(millpond_topic, before=5)
