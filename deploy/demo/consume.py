@@ -1,4 +1,4 @@
-"""The demo's consumer process: reads the topic to its end, through a kill of the broker.
+"""The demo's consumer process: reads the topic to its end, through a kill of a leader.
 
     consume.py BOOTSTRAP DELIVERED
 

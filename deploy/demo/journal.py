@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +37,27 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)
+
+
+class Tally:
+    """A running sum over the rows of a journal that another process writes; each row is read once."""
+
+    def __init__(self, path: Path, weight: Callable[[list[Any]], int]) -> None:
+        self._path = path
+        self._weight = weight
+        self._position = 0
+        self._sum = 0
+
+    def count(self) -> int:
+        """The sum over the rows that are there by now."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                whole = file.read()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            self._position += len(whole)
+            self._sum += sum(self._weight(json.loads(line)) for line in whole.splitlines())
+        return self._sum
 
 
 def rows(path: Path) -> Iterator[list[Any]]:

@@ -1,16 +1,17 @@
-"""The demo's producer process: every line of the corpus to the broker, file name as key.
+"""The demo's producer process: every line of the corpus to the cluster, file name as key.
 
     produce.py BOOTSTRAP ACKNOWLEDGED
 
 Each acknowledged run of lines becomes a row [name, first line, count, partition, first offset] of the
-journal ACKNOWLEDGED, after the broker confirmed it and not before. The broker is killed meanwhile: the
-client retries by itself, and this process knows nothing of it.
+journal ACKNOWLEDGED, after it was confirmed and not before. Brokers are killed meanwhile: the client finds
+the new leaders and retries by itself, and this process knows nothing of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,8 +21,10 @@ import millpond
 from corpus import TOPIC, Line, lines
 from journal import Journal
 
-CHUNK_LINES = 10_000
+CHUNK_LINES = 5_000
 """Lines a call: what is journaled at once."""
+LINES_A_SECOND_MAX = 50_000
+"""A stream that lasts: there is time to kill brokers in the middle of it, and to see them come back."""
 
 
 async def main(bootstrap: str, journal_path: Path) -> None:
@@ -29,11 +32,14 @@ async def main(bootstrap: str, journal_path: Path) -> None:
     with Journal(journal_path) as journal:
         async with millpond.connect(bootstrap) as client, client.producer() as producer:
             rest = lines()
+            next_at = time.monotonic()
             while chunk := list(islice(rest, CHUNK_LINES)):
                 result = await producer.send_many(
                     TOPIC, [line.text for line in chunk], keys=[line.name.encode() for line in chunk]
                 )
                 journal.write(runs(chunk, zip(result.partitions, result.offsets, strict=True)))
+                next_at = max(time.monotonic(), next_at + CHUNK_LINES / LINES_A_SECOND_MAX)
+                await asyncio.sleep(next_at - time.monotonic())
 
 
 def runs(chunk: Sequence[Line], places: Iterable[tuple[int, int]]) -> list[list[Any]]:

@@ -1,10 +1,11 @@
-"""The demo's judge: a fresh process that believes nothing but the broker, the journals and the files.
+"""The demo's judge: a fresh process that believes nothing but the cluster, the journals and the files.
 
-    verify.py BOOTSTRAP ACKNOWLEDGED DELIVERED
+    verify.py BOOTSTRAP ACKNOWLEDGED DELIVERED HEARTBEATS
 
 Reads every record of the topic and holds it against the set of acknowledged (partition, offset, line): each
 must be there, at its offset, with the bytes of its file, and the lines of each file in order and once. Then
-whether the consumer was given every record once. Prints one JSON object; exits 1 unless all of it holds.
+whether the consumer was given every record once, and whether every acknowledged (partition, offset, value) of
+the heartbeats is there. Prints one JSON object; exits 1 unless all of it holds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import millpond
+import probe
 from corpus import TOPIC, Line, count, lines_of, names
 from journal import rows
 
@@ -79,16 +81,28 @@ async def check_delivery(client: millpond.Client, journal: Path) -> dict[str, in
     return {"undelivered": undelivered, "delivered_twice": twice}
 
 
-async def main(bootstrap: str, acknowledged_path: Path, delivered_path: Path) -> int:
+async def check_heartbeats(client: millpond.Client, journal: Path) -> dict[str, int]:
+    """How many were acknowledged, and how many of those are not where they were said to be."""
+    wanted = {(partition, offset): value for partition, offset, value in rows(journal)}
+    found = {"heartbeats": len(wanted)}
+    async with client.consumer(probe.TOPIC, stop="end") as consumer:
+        async for record in consumer:
+            if wanted.get((record.partition, record.offset)) == (record.value or b"").decode():
+                del wanted[record.partition, record.offset]
+    return {**found, "heartbeats_missing": len(wanted)}
+
+
+async def main(bootstrap: str, acknowledged_path: Path, delivered_path: Path, heartbeats: Path) -> int:
     """0 if everything acknowledged is there, once and in order, and was delivered once."""
     async with millpond.connect(bootstrap) as client:
         found = await check_records(client, acknowledged_path)
         found |= await check_delivery(client, delivered_path)
+        found |= await check_heartbeats(client, heartbeats)
     print(json.dumps(found))
-    wrong = ("missing", "wrong", "unordered", "undelivered", "delivered_twice")
+    wrong = ("missing", "wrong", "unordered", "undelivered", "delivered_twice", "heartbeats_missing")
     complete = found["records"] == found["acknowledged"] == found["lines"]
     return 0 if complete and found["files_whole"] == found["files"] and not any(map(found.get, wrong)) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1], *map(Path, sys.argv[2:4]))))
+    sys.exit(asyncio.run(main(sys.argv[1], *map(Path, sys.argv[2:5]))))

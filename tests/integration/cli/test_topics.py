@@ -130,7 +130,10 @@ def test_the_status_of_a_sound_cluster_has_nothing_amiss(cli: Cli) -> None:
     assert (status["controller"], status["brokers"], status["brokers_running"]) == (1, 1, 1)
     assert status["topics"] >= 1
     assert not status["without_leader"] + status["under_replicated"] + status["under_min_insync"]
-    assert "under replicated:   0\n" in cli.text("cluster", "status")
+    assert (status["healthy"], status["problems"]) == (True, [])
+    text = cli.text("cluster", "status")
+    assert text.startswith("healthy:            yes\n")
+    assert "under replicated:   0\n" in text
 
 
 def test_an_option_on_the_line_goes_before_the_environment(cli: Cli) -> None:

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from millpond._core.session import FetchAsk, FetchFrom
-from millpond.testing.ports import free_ports
+from millpond._local.ports import free_ports
 from millpond.v1 import admin_pb2, errors_pb2, fetch_pb2, metadata_pb2, offsets_pb2
 from millpond.wire.errors import MillpondError, TopicExists
 from tests.unit.client_core.leader import TOPIC_ID, Leader, Log
@@ -27,7 +27,8 @@ def detail_of(error: MillpondError) -> errors_pb2.ErrorDetail:
 class ScriptedBroker:
     """Broker 1, leader of every partition that has a log."""
 
-    def __init__(self, *, partitions: int = 1) -> None:
+    def __init__(self, *, partitions: int = 1, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.logs = {partition: Log() for partition in range(partitions)}
         self.version = 1
         self.topics = True
@@ -51,7 +52,7 @@ class ScriptedBroker:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])

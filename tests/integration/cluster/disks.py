@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from millpond._local.process import BrokerProcess
 from millpond.testing import LocalCluster
-from millpond.testing.process import BrokerProcess
 
 COMMAND = (sys.executable, "-m", "tests.integration.cluster.faulty_broker")
 

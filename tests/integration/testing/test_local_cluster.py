@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from millpond._local import configuring
+from millpond._local.ports import free_ports
 from millpond.errors import (
     BrokerNotReady,
     ClusterUnavailable,
@@ -27,8 +29,7 @@ from millpond.errors import (
     UnknownPartition,
     UnknownTopic,
 )
-from millpond.testing import LocalCluster, configuring
-from millpond.testing.ports import free_ports
+from millpond.testing import LocalCluster
 from tests.unit.embedded.leaks import nothing_left_behind
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from millpond._local import configuring
+from millpond._local.ports import free_ports
 from millpond.errors import BrokerNotReady, InternalError, InvalidConfig, OperationTimeout
-from millpond.testing import LocalCluster, configuring
-from millpond.testing.ports import free_ports
+from millpond.testing import LocalCluster
 from tests.unit.embedded.leaks import nothing_left_behind
 
 READY_SECONDS_MAX = 60.0

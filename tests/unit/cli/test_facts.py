@@ -47,6 +47,7 @@ def test_the_state_of_a_cluster_counts_what_is_not_as_it_should_be() -> None:
         "without_leader": 1,
         "under_replicated": 3,
         "under_min_insync": 2,
+        "not_preferred": 0,
     }
 
 

@@ -62,6 +62,7 @@ def test_there_is_exactly_what_this_version_can_do() -> None:
     }
     assert leaves == {
         "broker",
+        "up",
         "topic create",
         "topic list",
         "topic describe",
@@ -99,7 +100,8 @@ def test_every_command_has_help_with_examples_that_name_it(
 @pytest.mark.parametrize("path", EVERY)
 def test_every_command_but_those_without_a_cluster_takes_the_common_options(path: str) -> None:
     command = EVERY[path]
-    if not isinstance(command, click.Group) and path not in ("millpond broker", "millpond completion"):
+    without = ("millpond broker", "millpond up", "millpond completion")
+    if not isinstance(command, click.Group) and path not in without:
         words = {word for parameter in command.params for word in parameter.opts}
         assert {"-b", "--bootstrap", "-o", "--output", "--timeout"} <= words
 
@@ -141,8 +143,6 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("up", "'up' belongs to a cluster of several brokers"),
-        ("up --brokers 3", "'up' belongs to"),
         ("group list", "'group' belongs to consumer groups"),
         ("check history", "'check' belongs to"),
         ("consume t --group g", "consumer groups are not in this version; leave --group out"),
@@ -190,6 +190,10 @@ def test_what_this_version_does_not_have_is_refused_by_name(
         ("consume t --print key,size", "'size' is not one of topic"),
         ("consume t --max-records -1", "--max-records"),
         ("bench", "Missing command"),
+        ("up --brokers 0", "--brokers"),
+        ("up --ephemeral --data d", "--ephemeral keeps no data"),
+        ("up --port 65530", "leaves no room for the ports of the others"),
+        ("up --restart maybe", "see: millpond up --help"),
         ("bench produce --records 0", "--records"),
         ("completion tcsh", "tcsh"),
     ],

@@ -43,6 +43,8 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # also what one attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A name may stand for another host when its broker is back. By default grpc asks twice a minute at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),  # what may be repeated is for this client to decide
     # Channels to one address would otherwise share a connection, its flow control and its fate.

@@ -36,6 +36,7 @@ class Command(NamedTuple):
 COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
     {
         "broker": Command("run one broker in the foreground", "broker"),
+        "up": Command("run a local cluster in the foreground", "broker"),
         "topic": Command("create, list, describe, alter, trim and delete topics"),
         "produce": Command("send records from standard input or a file"),
         "consume": Command("print the records of a topic"),
@@ -48,7 +49,6 @@ COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
 
 NOT_YET: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "up": "a cluster of several brokers",
         "group": "consumer groups",
         "check": "judging histories",
     }

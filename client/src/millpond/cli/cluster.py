@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from millpond.cli.app import CommandGroup
+from millpond.cli.health import problems_of
 from millpond.cli.output import counted, print_json, print_table
 from millpond.cli.session import Common, common, with_client
 
@@ -53,25 +55,45 @@ def brokers(common: Common) -> None:
 @command.command("status")
 @common
 def status(common: Common) -> None:
-    """Say how the cluster is: brokers, topics, and partitions that are not as they should be.
+    """Say whether the cluster is healthy, and if not, what is wrong and what can be done about it.
 
     A partition is without a leader when nobody serves it; under-replicated when fewer brokers than its
-    replicas are in sync; under min-insync when it takes no records with acks=all for want of them.
+    replicas are in sync; under min-insync when it takes no records with acks=all for want of them. The
+    exit status is 0 however it is, and 1 if nobody can be asked.
 
     Examples:
       millpond cluster status
-      test "$(millpond cluster status -o json | jq .without_leader)" = 0
+      test "$(millpond cluster status -o json | jq .healthy)" = true
     """
 
     async def work(client: Client) -> tuple[list[BrokerDescription], list[TopicDescription]]:
         return await client.admin.brokers(), await client.admin.list_topics(internal=True)
 
-    facts = status_of(*with_client(common, work))
+    brokers, topics = with_client(common, work)
+    facts, problems = status_of(brokers, topics), problems_of(brokers, topics)
+    healthy = not any(problem.harmful for problem in problems)
     if common.json:
-        print_json(facts)
+        print_json({"healthy": healthy, **facts, "problems": [problem.as_dict() for problem in problems]})
         return
-    for name, value in facts.items():
+    for name, value in {"healthy": "yes" if healthy else "no", **facts}.items():
         print(f"{name.replace('_', ' ') + ':':<20}{'-' if value is None else value}")
+    print()
+    print_table("ID ADDRESS STATE CONTROLLER LEADS REPLICAS".split(), _shares(brokers, topics))
+    for problem in problems:
+        print(f"\n{problem.line}\n    {problem.do}")
+
+
+def _shares(
+    brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescription]
+) -> list[tuple[object, ...]]:
+    """Each broker, and how many partitions it leads and has."""
+    partitions = [partition for topic in topics for partition in topic.partitions]
+    leads = Counter(partition.leader for partition in partitions)
+    replicas = Counter(replica for partition in partitions for replica in partition.replicas)
+    return [
+        (each.id, each.address, each.state, each.controller, leads[each.id], replicas[each.id])
+        for each in brokers
+    ]
 
 
 def status_of(brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescription]) -> dict[str, Any]:
@@ -88,6 +110,9 @@ def status_of(brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescri
         "without_leader": sum(partition.leader is None for _, partition in partitions),
         "under_replicated": sum(len(partition.isr) < len(partition.replicas) for _, partition in partitions),
         "under_min_insync": sum(len(partition.isr) < topic.min_insync for topic, partition in partitions),
+        "not_preferred": sum(
+            partition.leader not in (None, partition.replicas[0]) for _, partition in partitions
+        ),
     }
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from millpond.testing.configuring import check_count, write_configs
-from millpond.testing.process import BrokerProcess
-from millpond.testing.waiting import Steps, Wait, run_async, run_blocking
+from millpond._local.configuring import check_count, write_configs
+from millpond._local.process import BrokerProcess
+from millpond._local.starting import START_SECONDS_MAX, start_all, start_on_free_ports
+from millpond._local.waiting import Steps, Wait, run_async, run_blocking
 from millpond.wire.errors import (
     BrokerNotReady,
     ClusterUnavailable,
@@ -29,23 +30,14 @@ from millpond.wire.errors import (
 if TYPE_CHECKING:
     from millpond.client import Client
 
-START_SECONDS_MAX: Final = 60.0
-"""For a broker to be ready. It takes about one; a machine under load, or much to recover, takes longer."""
 STOP_SECONDS_MAX: Final = 30.0
 """For a broker to stop, beyond its own limits.stop_timeout_ms."""
 STOP_TIMEOUT_MS: Final = 5_000
 """limits.stop_timeout_ms of these brokers: for a stream left open no test waits half a minute."""
 BROKERS_MAX: Final = 7
 """As many as can be voters."""
-LOOK_SECONDS: Final = 0.02
-"""At one broker of several that start, before the next: one that has ended is noticed soon."""
-PORT_TRIES_MAX: Final = 5
-"""First starts with other ports, when somebody was quicker to take one."""
 PROBE_SECONDS: Final = 0.02
 """Between two looks at a broker that answers, but is not ready."""
-
-PORT_TAKEN: Final = "cannot listen"
-"""How a broker's last words tell a port that is taken from all else."""
 
 
 class LocalCluster:
@@ -249,17 +241,8 @@ class LocalCluster:
     def _first_start(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
         """All of them side by side: each waits for the others."""
         assert self._directory is not None, "it has been chosen"
-        for tries_left in reversed(range(PORT_TRIES_MAX)):
-            self._configure(self._directory)
-            logged = [len(broker.log()) for broker in brokers]
-            try:
-                yield from _start_all(brokers)
-            except InternalError:
-                logs = (broker.log()[start:] for broker, start in zip(brokers, logged, strict=True))
-                if not tries_left or not any(PORT_TAKEN in log for log in logs):
-                    raise
-            else:
-                break
+        directory = self._directory
+        yield from start_on_free_ports(brokers, lambda: self._configure(directory), START_SECONDS_MAX)
 
     def _stop(self, broker: BrokerProcess) -> Steps[None]:
         own_seconds = int(self._config["limits.stop_timeout_ms"]) / 1000
@@ -271,7 +254,7 @@ class LocalCluster:
 
     def _restart(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
         yield from self._stop_all([broker for broker in brokers if broker.pid is not None])
-        yield from _start_all(brokers)
+        yield from start_all(brokers, START_SECONDS_MAX)
 
     def _stop_all(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
         """Side by side. Of several failures, the first is raised."""
@@ -331,26 +314,6 @@ class AsyncOperations:
     async def wait_ready(self, timeout: float = START_SECONDS_MAX) -> None:
         """As LocalCluster.wait_ready."""
         await run_async(self._cluster._wait_ready(timeout))  # noqa: SLF001 - as above
-
-
-def _start_all(brokers: Sequence[BrokerProcess]) -> Steps[None]:
-    """Raises as BrokerProcess.start; then none of them runs."""
-    until = time.monotonic() + START_SECONDS_MAX
-    try:
-        for broker in brokers:
-            broker.launch()
-        starting = list(brokers)
-        while starting:
-            for broker in list(starting):
-                look = time.monotonic() + LOOK_SECONDS if len(starting) > 1 else until
-                if (yield from broker.comes_up(min(look, until))):
-                    starting.remove(broker)
-                elif time.monotonic() >= until:
-                    raise broker.gave_up(START_SECONDS_MAX)
-    except BaseException:  # whatever stopped it, no half of them stays; re-raised
-        for broker in brokers:
-            broker.kill()
-        raise
 
 
 def _answers_ready(broker: BrokerProcess, until: float) -> Steps[bool]:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from millpond.testing.waiting import Steps, Wait
+from millpond._local.waiting import Steps, Wait
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
 
 LOG_BYTES_MAX: Final = 1 << 20
@@ -28,6 +28,8 @@ OUTPUT_BYTES_MAX: Final = 64 << 10
 """Of stdout, where one short line is due."""
 END_SECONDS_MAX: Final = 10.0
 """From the end of its stdout, or SIGKILL, to the end of a process."""
+ENDS_LOOK_SECONDS: Final = 3600.0
+"""A wait for the end of a process that may run for days is done in pieces: each has its own end."""
 
 COMMAND: Final = (sys.executable, "-P", "-m", "millpond_broker")
 """-P: a file of the user's that happens to be called like one of our modules is not ours."""
@@ -140,6 +142,18 @@ class BrokerProcess:
             raise
         self.kill()
         raise OperationTimeout(what=f"the stop of {self}{self._tail()}", timeout=seconds_max)
+
+    def ends(self) -> Steps[int | None]:
+        """Wait for its end, whatever brings it; the exit status, negative for a signal's number. Raises
+        nothing, and an interrupt leaves the process as it is. None if there is no process.
+        """
+        if self._process is None:
+            return None
+        while not (yield Wait(self._descriptor, time.monotonic() + ENDS_LOOK_SECONDS)) or os.read(
+            self._descriptor, OUTPUT_BYTES_MAX
+        ):
+            pass
+        return self._forget()
 
     def ask_to_stop(self) -> None:
         """SIGTERM, paused or not; nothing if it does not run, or was asked before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from pathlib import Path
@@ -44,6 +45,21 @@ def free_ports(count: int) -> list[int]:
         for taken in held:
             taken.close()
     raise ClusterUnavailable(tried={LOOPBACK: f"no {count} free ports from {_LOWEST} to {end}"})
+
+
+def is_taken(address: str) -> bool:
+    """Whether somebody listens at host:port already. Raises OSError for a port that nobody may have."""
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
+        # As servers do it: what is left of the connections of a server before is not in its way.
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            candidate.bind((host, int(port)))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return True
+    return False
 
 
 def _ephemeral_lowest() -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from millpond.testing import process
-from millpond.testing.process import BrokerProcess
-from millpond.testing.waiting import run_async, run_blocking
+from millpond._local import process
+from millpond._local.process import BrokerProcess
+from millpond._local.waiting import run_async, run_blocking
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
 from tests.unit.embedded.leaks import nothing_left_behind
 
@@ -224,8 +224,8 @@ def test_ctrl_c_in_a_terminal_is_not_sent_to_it(log: Path) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
-from millpond.testing.process import BrokerProcess
-from millpond.testing.waiting import run_blocking
+from millpond._local.process import BrokerProcess
+from millpond._local.waiting import run_blocking
 command = (sys.executable, sys.argv[1], "does_not_stop")
 one = BrokerProcess(0, Path("unused.toml"), Path(sys.argv[2]), command=command)
 run_blocking(one.start(30))
@@ -250,3 +250,25 @@ def test_it_does_not_outlive_a_parent_that_was_killed(how: str, log: Path) -> No
     while state(pid) not in ("", "Z"):
         assert time.monotonic() < until, "it is still there"
         time.sleep(0.01)
+
+
+async def test_its_end_is_waited_for_whatever_brings_it(log: Path) -> None:
+    one = broker("well", log)
+    assert await run_async(one.ends()) is None, "there is none"
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        await run_async(one.start(30))
+        assert one.pid is not None
+        os.kill(one.pid, number)
+        async with asyncio.timeout(30):
+            assert await run_async(one.ends()) == status
+        assert one.pid is None
+
+
+async def test_who_no_longer_waits_for_its_end_leaves_it_running(log: Path) -> None:
+    one = broker("well", log)
+    await run_async(one.start(30))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await run_async(one.ends())
+    assert one.pid is not None
+    one.kill()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from millpond.testing.ports import LOOPBACK, free_ports
+from millpond._local.ports import LOOPBACK, free_ports
 from millpond.wire.errors import InvalidConfig
 
 _OWN_KEYS: Final = (
@@ -24,46 +24,70 @@ _OWN_KEYS: Final = (
 )
 
 
-def check_count(directory: Path, count: int, voters: int | None) -> None:
+class Addresses(NamedTuple):
+    """Where one broker listens, each as host:port."""
+
+    client: str
+    peer: str
+    http: str
+
+
+def count_before(directory: Path) -> int:
+    """How many brokers have their data there."""
+    return len(list(directory.glob("broker-*/data/metadata")))
+
+
+def check_count(directory: Path, count: int, voters: int | None = None) -> None:
     """A directory that is found again has as many brokers as before: they are who votes. With `voters` named
     others may have joined them.
     """
-    before = len(list(directory.glob("broker-*/data/metadata")))
+    before = count_before(directory)
     if before not in (0, count) and (voters is None or before > count):
         raise InvalidConfig(key="brokers", reason=f"{directory} has a cluster of {before}, not {count}")
 
 
-def write_configs(directory: Path, count: int, config: Mapping[str, Any], voters: int | None = None) -> None:
-    """Every broker's file, with ports of its own, and the secret that they share. The first `voters` vote,
-    or all. Raises InvalidConfig as a broker would.
+def write_configs(
+    directory: Path,
+    count: int,
+    config: Mapping[str, Any],
+    voters: int | None = None,
+    *,
+    ports: Sequence[int] | None = None,
+) -> list[Addresses]:
+    """Every broker's file, with three ports each (for clients, brokers, HTTP) or free ones, and the secret
+    that they share; the first `voters` vote, or all. Where each listens: voters of before keep the address by
+    which the others know them.
+
+    Raises InvalidConfig as a broker would.
     """
     for key in _OWN_KEYS:
         if key in config:
             raise InvalidConfig(key=key, reason="is chosen by LocalCluster")
     homes = [directory / f"broker-{number}" for number in range(1, count + 1)]
-    ports = iter(free_ports(3 * count))
-    addresses = [tuple(f"{LOOPBACK}:{next(ports)}" for _ in range(3)) for _ in homes]
+    given = iter(free_ports(3 * count) if ports is None else ports)
+    chosen = [Addresses(*(f"{LOOPBACK}:{next(given)}" for _ in range(3))) for _ in homes]
     # The metadata of several voters have the addresses by which they reach each other.
     kept = [_peer_address(home) if count > 1 else None for home in homes]
-    peers = [before or peer for before, (_, peer, _) in zip(kept, addresses, strict=True)]
+    addresses = [own._replace(peer=before or own.peer) for before, own in zip(kept, chosen, strict=True)]
     together: dict[str, Any] = {}
     if count > 1:
         secret = directory / "secret"
         _make_secret(secret)
         together = {
-            "cluster.voters": [f"{number}@{peer}" for number, peer in enumerate(peers[:voters], 1)],
+            "cluster.voters": [f"{number}@{own.peer}" for number, own in enumerate(addresses[:voters], 1)],
             "cluster.secret_file": str(secret),
         }
-    for number, (home, (client, _, scraped), peer) in enumerate(zip(homes, addresses, peers, strict=True), 1):
+    for number, (home, where) in enumerate(zip(homes, addresses, strict=True), 1):
         home.mkdir(parents=True, exist_ok=True)
         own = {
             "broker.id": number,
             "broker.data_dir": str(home / "data"),
-            "broker.listen": client,
-            "cluster.peer_listen": peer,
-            "http.listen": scraped,
+            "broker.listen": where.client,
+            "cluster.peer_listen": where.peer,
+            "http.listen": where.http,
         }
         _write_config(home / "broker.toml", own | together | dict(config))
+    return addresses
 
 
 def _make_secret(path: Path) -> None:
