@@ -8,6 +8,9 @@ EXAMPLES ?= 10000
 SEEDS ?= 1000
 FIRST ?= 0
 KILLS ?= 100
+MINUTES ?= 5
+NEMESIS ?= all
+CHAOS_ARGS ?=
 
 # Compose: found by itself, v2 before v1, or named: make up COMPOSE=docker-compose. Where containers reach the package
 # index through this machine's own network only: MILLPOND_BUILD_NETWORK=host make up
@@ -33,7 +36,7 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo up down test pytest check proto proto-check storage-fuzz fuzz sim failover bench docs clean
+.PHONY: help demo up down chaos test pytest check proto proto-check storage-fuzz fuzz sim failover bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +49,10 @@ up: ## three brokers in containers, healthy, on 127.0.0.1:7070 …; PORT=n other
 
 down: ## stop them; their data stay, but with VOLUMES=1
 	@'$(PYTHON)' deploy/docker/cluster.py down $(CLUSTER) $(if $(VOLUMES),--volumes)
+
+chaos: $(VENV)/.installed-dev ## MINUTES=n of faults on three containers: SEED=n, NEMESIS=kill,pause,…; to docs/proofs.txt
+	COMPOSE='$(COMPOSE)' $(BIN)/python -m tests.chaos --minutes $(MINUTES) --nemesis $(NEMESIS) \
+		$(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 test: check ## everything that needs no Docker: check, then all other tests
 	$(PYTEST) --ignore=tests/architecture $(PYTEST_ARGS)

@@ -1,0 +1,295 @@
+"""Three real containers under real faults: `make chaos MINUTES=n SEED=n NEMESIS=kill,pause`.
+
+The image and the compose file of `make up`, in a project of their own. Writers and readers are processes on
+this host with the SDK; the nemesis strikes through the Docker SDK; one line a second says how it stands. In
+the end all is healed, a process that knows nothing reads everything, and the checker judges the history of
+all of them. The result goes to docs/proofs.txt, the exit status says it too, and what failed leaves its
+history and logs in build/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from docker.errors import DockerException
+
+import millpond
+from tests.chaos.containers import Containers
+from tests.chaos.judge import FRESH, Verdict, judge, merged, recoveries, summary, write_history
+from tests.chaos.nemesis import FAULTS, WHOLE_SECONDS_MAX, Nemesis, Strike
+from tests.chaos.observer import Observer
+
+PROOFS: Final = Path("docs/proofs.txt")
+RESULTS: Final = Path("build")
+TOPIC: Final = "chaos"
+PARTITIONS: Final = 6
+WORKERS: Final = {"w1": "write", "w2": "write", "r1": "follow", "r2": "reread"}
+WARM_SECONDS: Final = 3.0
+"""Of undisturbed work first: everybody has found its leaders."""
+SETTLED_SECONDS_MAX: Final = 120.0
+"""For writers to learn what became of all they sent, and for the fresh reader."""
+SHOWN_MAX: Final = 20
+
+
+class Workers:
+    """The client processes, and what they last told."""
+
+    def __init__(self, bootstrap: str, directory: Path, seed: int) -> None:
+        self._bootstrap = bootstrap
+        self._directory = directory
+        self._seed = seed
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._counts: dict[str, dict[str, int]] = {}
+        self._listening: list[asyncio.Task[None]] = []
+
+    def total(self, what: str) -> int:
+        """Of all of them."""
+        return sum(counts.get(what, 0) for counts in self._counts.values())
+
+    async def start(self, name: str, role: str) -> None:
+        """One more."""
+        command = ["-m", "tests.chaos.worker", role, "--name", name, "--topic", TOPIC]
+        command += [
+            "--partitions",
+            str(PARTITIONS),
+            "--bootstrap",
+            self._bootstrap,
+            "--seed",
+            str(self._seed),
+        ]
+        command += ["--history", str(self._directory / f"{name}.jsonl")]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+        )
+        self._processes[name] = process
+        self._listening.append(asyncio.create_task(self._listen(name, process), name=name))
+
+    async def _listen(self, name: str, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None, "it is a pipe"
+        async for line in process.stdout:
+            told = json.loads(line)
+            self._counts[name] = {what: count for what, count in told.items() if what != "name"}
+
+    def ended(self) -> list[str]:
+        """Those that are not there any more, though nobody ended them."""
+        return [name for name, process in self._processes.items() if process.returncode is not None]
+
+    async def stop(self, *names: str) -> list[str]:
+        """SIGTERM to these, and wait; what went wrong with them."""
+        for name in names:
+            if self._processes[name].returncode is None:
+                self._processes[name].terminate()
+        return await self.wait(*names)
+
+    async def wait(self, *names: str) -> list[str]:
+        """Until these have ended; what went wrong with them."""
+        wrong = []
+        for name in names:
+            process = self._processes.pop(name)
+            try:
+                async with asyncio.timeout(SETTLED_SECONDS_MAX):
+                    status = await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+                wrong.append(f"client {name} did not end in {SETTLED_SECONDS_MAX:.0f} s")
+            else:
+                if status:
+                    wrong.append(f"client {name} ended with status {status}")
+        return wrong
+
+    async def close(self) -> None:
+        """Whoever is left is killed."""
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+        await asyncio.gather(*self._listening, return_exceptions=True)
+
+
+class Run:
+    """One run, from nothing to its verdict."""
+
+    def __init__(self, options: argparse.Namespace, containers: Containers, directory: Path) -> None:
+        self._options = options
+        self._containers = containers
+        self._directory = directory
+        self._workers = Workers(containers.bootstrap, directory, options.seed)
+        self._observer = Observer(containers, TOPIC)
+        self._began_at = time.monotonic()
+        names = list(FAULTS) if options.nemesis == "all" else options.nemesis.split(",")
+        self.nemesis = Nemesis(containers, self._observer, names, options.seed, self._say)
+        self.failures: list[str] = []
+
+    def _say(self, text: str) -> None:
+        print(f"{datetime.now(UTC):%H:%M:%S} {time.monotonic() - self._began_at:4.0f} s  {text}", flush=True)
+
+    async def work(self) -> None:
+        """Clients at work and the nemesis among them, until everything was read afresh."""
+        async with millpond.connect(self._containers.bootstrap, timeout=60.0) as client:
+            await client.admin.create_topic(TOPIC, partitions=PARTITIONS, replicas=3, min_insync=2)
+        async with self._observing():
+            try:
+                for name, role in WORKERS.items():
+                    await self._workers.start(name, role)
+                await asyncio.sleep(WARM_SECONDS)
+                await self.nemesis.run(time.monotonic() + self._options.minutes * 60)
+                self.failures += self.nemesis.failures
+                await self._finish()
+            finally:
+                await self._workers.close()
+
+    async def _finish(self) -> None:
+        self._say("healing all of it; then writers settle, and a fresh process reads everything")
+        await asyncio.to_thread(self._containers.heal)
+        healed_at = time.monotonic()
+        try:
+            async with asyncio.timeout(WHOLE_SECONDS_MAX):
+                await self._observer.is_whole_since(healed_at)
+        except TimeoutError:
+            self.failures.append(
+                f"not whole {WHOLE_SECONDS_MAX:.0f} s after the end: {self._observer.line()}"
+            )
+        self.failures += [f"client {name} ended by itself" for name in self._workers.ended()]
+        self.failures += await self._workers.stop(*WORKERS)
+        await self._workers.start(FRESH, FRESH)
+        self.failures += await self._workers.wait(FRESH)
+        self.failures += await asyncio.to_thread(self._containers.faults)
+
+    @asynccontextmanager
+    async def _observing(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._observer.run()), asyncio.create_task(self._show())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    self.failures.append(f"the observer failed: {outcome!r}")
+
+    async def _show(self) -> None:
+        """The live view."""
+        before = 0
+        while True:
+            workers = self._workers
+            acknowledged = workers.total("acknowledged")
+            last = ""
+            if self.nemesis.strikes:
+                strike = self.nemesis.strikes[-1]
+                last = f" | last: {strike}, {time.monotonic() - strike.began_at:.0f} s ago"
+            self._say(
+                f"{self._observer.line()} | acked {acknowledged:,} (+{acknowledged - before})"
+                f" failed {workers.total('failed')} unknown {workers.total('unknown')}"
+                f" read {workers.total('read'):,}{last}"
+            )
+            before = acknowledged
+            await asyncio.sleep(1.0)
+
+
+def report(strikes: Sequence[Strike], times: Sequence[float | None], verdict: Verdict) -> str:
+    """The table at the end; its summary."""
+    for number, (strike, took) in enumerate(zip(strikes, times, strict=True), start=1):
+        since = "healed" if strike.counts_from_heal else "struck"
+        whole = (
+            "" if strike.whole_at is None or strike.healed_at is None else strike.whole_at - strike.healed_at
+        )
+        told = "NEVER" if took is None else f"{took:.2f} s"
+        print(f"{number:3} {strike}: written everywhere {told} after it was {since}", end="")
+        print(f"; whole {whole:.1f} s after it was healed" if isinstance(whole, float) else "")
+    alone = [took for strike, took in zip(strikes, times, strict=True) if not strike.counts_from_heal]
+    more = [took for strike, took in zip(strikes, times, strict=True) if strike.counts_from_heal]
+    print(f"one broker struck, until every partition is written again: {summary(alone)}")
+    print(f"a majority struck, or cut from clients, the same from when it was healed: {summary(more)}")
+    print(
+        f"acknowledged {verdict.acknowledged:,}, read by a fresh process {verdict.read_fresh:,};"
+        f" {verdict.operations:,} operations judged"
+    )
+    return f"{len(strikes)} strikes, {verdict.acknowledged} acknowledged; one struck: {summary(alone)}"
+
+
+def prove(options: argparse.Namespace, told: str, failed: int) -> None:
+    """A line in docs/proofs.txt."""
+    git = ["git", "describe", "--always"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    git = ["git", "status", "--porcelain", "--", ".", f":(exclude){PROOFS}"]  # which this itself changes
+    if subprocess.run(git, capture_output=True, text=True, check=True).stdout:
+        commit += "-dirty"
+    what = f"chaos MINUTES={options.minutes:g} SEED={options.seed} NEMESIS={options.nemesis}"
+    line = f"{datetime.now(UTC):%F} {commit} {what} {f'FAILED ({failed})' if failed else 'clean'}: {told}"
+    print(line)
+    if not options.unproven:
+        with PROOFS.open("a") as proofs:
+            proofs.write(line + "\n")
+
+
+def main() -> int:
+    """0: all clean, 1: not, 2: no engine."""
+    options = _options()
+    try:
+        containers = Containers()
+    except DockerException as error:
+        print(f"make chaos: no Docker engine answers: {error}", file=sys.stderr)
+        return 2
+    directory = RESULTS / f"chaos-{options.seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    directory.mkdir(parents=True)
+    print(f"seed {options.seed}; building the image and starting three brokers", flush=True)
+    containers.up()
+    try:
+        run = Run(options, containers, directory)
+        asyncio.run(run.work())
+        history = list(merged(directory.glob("*.jsonl")))
+        verdict = judge(history)
+        times = recoveries(history, run.nemesis.strikes)
+        told = report(run.nemesis.strikes, times, verdict)
+        wrong = run.failures + verdict.anomalies
+        wrong += [
+            f"no record in some partition after {strike}"
+            for strike, took in zip(run.nemesis.strikes, times, strict=True)
+            if took is None
+        ]
+        for line in wrong[:SHOWN_MAX]:
+            print(f"WRONG: {line}")
+        prove(options, told, len(wrong))
+        if wrong:
+            write_history(history, directory / "history.jsonl")
+            print(f"history and logs: {directory}; again, with its times more or less: SEED={options.seed}")
+        else:
+            for path in directory.iterdir():
+                path.unlink()
+            directory.rmdir()
+        return int(bool(wrong))
+    finally:
+        if directory.exists():
+            containers.save_logs(directory)
+        if not options.keep:
+            containers.down()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults; the end takes a little more")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the nemesis")
+    parser.add_argument("--nemesis", default="all", help=f"all, or some, with commas: {', '.join(FAULTS)}")
+    parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
+    parser.add_argument("--keep", action="store_true", help="leave the containers as they are in the end")
+    options = parser.parse_args()
+    unknown = set(options.nemesis.split(",")) - {"all", *FAULTS}
+    if unknown:
+        parser.error(f"--nemesis: {', '.join(sorted(unknown))} is none of {', '.join(FAULTS)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
