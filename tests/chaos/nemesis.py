@@ -27,7 +27,10 @@ WAITS_FOR_WHOLE: Final = 0.6
 
 class Fault(NamedTuple):
     """One kind. `minority_recovers`: with one broker struck so, others take over meanwhile; else only its end
-    helps (a leader that clients cannot reach goes on leading).
+    helps: a leader that clients cannot reach goes on leading.
+
+    Older engines, 20.10 among them, move published ports to the network that is left. There, `cut-clients`
+    breaks every connection and lets clients come again; `cut` leaves no network, and is a cut everywhere.
     """
 
     begin: Callable[[Containers, int], None]
