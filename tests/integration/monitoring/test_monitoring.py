@@ -142,7 +142,7 @@ def test_what_is_not_there_would_be_found(expression: str, wrong: list[str], kno
 
 
 def test_what_is_no_promql_would_be_found() -> None:
-    with pytest.raises(ValueError, match="invalid"):
+    with pytest.raises(ValueError, match="unclosed"):
         _parsed("sum by (job (up)")
 
 
