@@ -26,7 +26,7 @@ from docker.errors import DockerException
 
 import millpond
 from tests.chaos.containers import Containers
-from tests.chaos.judge import FRESH, Verdict, judge, merged, recoveries, summary, write_history
+from tests.chaos.judge import FRESH, Verdict, judge, merged, pauses, summary, write_history
 from tests.chaos.nemesis import FAULTS, WHOLE_SECONDS_MAX, Nemesis, Strike
 from tests.chaos.observer import Observer
 
@@ -201,22 +201,21 @@ class Run:
 def report(strikes: Sequence[Strike], times: Sequence[float | None], verdict: Verdict) -> str:
     """The table at the end; its summary."""
     for number, (strike, took) in enumerate(zip(strikes, times, strict=True), start=1):
-        since = "healed" if strike.counts_from_heal else "struck"
-        whole = (
-            "" if strike.whole_at is None or strike.healed_at is None else strike.whole_at - strike.healed_at
-        )
-        told = "NEVER" if took is None else f"{took:.2f} s"
-        print(f"{number:3} {strike}: written everywhere {told} after it was {since}", end="")
-        print(f"; whole {whole:.1f} s after it was healed" if isinstance(whole, float) else "")
+        told = "FOR GOOD" if took is None else f"{took:.2f} s"
+        kind = "written everywhere after" if strike.counts_from_heal else "longest pause of a partition"
+        line = f"{number:3} {strike}: {kind} {told}"
+        if strike.whole_at is not None and strike.healed_at is not None:
+            line += f"; whole {strike.whole_at - strike.healed_at:.1f} s after it was healed"
+        print(line)
     alone = [took for strike, took in zip(strikes, times, strict=True) if not strike.counts_from_heal]
     more = [took for strike, took in zip(strikes, times, strict=True) if strike.counts_from_heal]
-    print(f"one broker struck, until every partition is written again: {summary(alone)}")
-    print(f"a majority struck, or cut from clients, the same from when it was healed: {summary(more)}")
+    print(f"one broker struck, longest pause of a partition: {summary(alone)}")
+    print(f"a majority struck, or cut from clients; from its healing until all is written: {summary(more)}")
     print(
         f"acknowledged {verdict.acknowledged:,}, read by a fresh process {verdict.read_fresh:,};"
         f" {verdict.operations:,} operations judged"
     )
-    return f"{len(strikes)} strikes, {verdict.acknowledged} acknowledged; one struck: {summary(alone)}"
+    return f"{len(strikes)} strikes, {verdict.acknowledged} acknowledged; pauses: {summary(alone)}"
 
 
 def prove(options: argparse.Namespace, told: str, failed: int) -> None:
@@ -251,7 +250,7 @@ def main() -> int:
         asyncio.run(run.work())
         history = list(merged(directory.glob("*.jsonl")))
         verdict = judge(history)
-        times = recoveries(history, run.nemesis.strikes)
+        times = pauses(history, run.nemesis.strikes)
         told = report(run.nemesis.strikes, times, verdict)
         wrong = run.failures + verdict.anomalies
         wrong += [

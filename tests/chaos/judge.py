@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,7 +21,7 @@ class Struck(Protocol):
     """What is to be known of a strike: times of the clock of the history."""
 
     began_at: float
-    healed_at: float | None
+    healing_at: float | None
     counts_from_heal: bool
 
 
@@ -75,37 +75,47 @@ def judge(history: Sequence[Operation]) -> Verdict:
     )
 
 
-def recoveries(history: Iterable[Operation], strikes: Sequence[Struck]) -> list[float | None]:
-    """For each strike, seconds from its beginning (or from when it was healed, where only that could help)
-    until every partition had acknowledged a record that was sent after that; None if one never did.
+def pauses(history: Iterable[Operation], strikes: Sequence[Struck]) -> list[float | None]:
+    """For each strike, how long the partition that was hit worst took no writes, in seconds; None: for good.
+
+    That is the longest time between two of its acknowledgements that the strike has a part in: it needs no
+    idea of when a fault took effect, which the engine does not tell. Where only the end of a strike could
+    help, it is the time from the beginning of that until a record was acknowledged that was sent after it.
     """
-    invoked: dict[tuple[str, str], float] = {}
+    sent: dict[tuple[str, str], float] = {}
     acks: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for operation in history:
         if isinstance(operation, Send):
             for value in operation.values:
                 if operation.kind == INVOKE:
-                    invoked[operation.partition, value] = operation.time
+                    sent[operation.partition, value] = operation.time
                 elif operation.kind == OK:
-                    acks[operation.partition].append((invoked[operation.partition, value], operation.time))
-    for pairs in acks.values():
-        pairs.sort()
+                    acks[operation.partition].append((sent[operation.partition, value], operation.time))
     found: list[float | None] = []
     for strike in strikes:
-        began_at = strike.healed_at if strike.counts_from_heal else strike.began_at
-        first = [None if began_at is None else _first_after(pairs, began_at) for pairs in acks.values()]
-        times = [time - began_at for time in first if time is not None and began_at is not None]
-        found.append(max(times) if times and len(times) == len(first) else None)
+        measure = _since_healing if strike.counts_from_heal else _longest_gap
+        times = [measure(pairs, strike) for pairs in acks.values()]
+        known = [time for time in times if time is not None]
+        found.append(max(known) if known and len(known) == len(times) else None)
     return found
 
 
-LOOK_AHEAD: Final = 2_000
-"""Sends among which the first to be acknowledged is: what was sent much later is acknowledged later."""
+def _since_healing(pairs: Iterable[tuple[float, float]], strike: Struck) -> float | None:
+    assert strike.healing_at is not None, "every strike is healed"
+    began_at = strike.healing_at
+    first = min((acked_at for sent_at, acked_at in pairs if sent_at >= began_at), default=None)
+    return None if first is None else first - began_at
 
 
-def _first_after(pairs: list[tuple[float, float]], instant: float) -> float | None:
-    at = bisect_left(pairs, (instant, 0.0))
-    return min((acked_at for _, acked_at in pairs[at : at + LOOK_AHEAD]), default=None)
+def _longest_gap(pairs: Iterable[tuple[float, float]], strike: Struck) -> float | None:
+    assert strike.healing_at is not None, "every strike is healed"
+    times = sorted(acked_at for _, acked_at in pairs)
+    gaps = [
+        after - max(before, strike.began_at)
+        for before, after in pairwise(times)
+        if after > strike.began_at and before < strike.healing_at
+    ]
+    return max(gaps) if gaps and times[-1] > strike.healing_at else None
 
 
 def summary(times: Iterable[float | None]) -> str:

@@ -79,11 +79,12 @@ class Strike:
     names: tuple[str, ...]
     brokers: tuple[int, ...]
     began_at: float
+    healing_at: float | None = None
     healed_at: float | None = None
     whole_at: float | None = None
     controller: int | None = None
     counts_from_heal: bool = field(default=False)
-    """A majority was struck, or nobody can take over: recovery is measured from when it was healed."""
+    """A majority was struck, or nobody can take over: what counts is how soon it works when that is over."""
 
     def __str__(self) -> str:
         done = ", ".join(f"{name} {broker}" for name, broker in zip(self.names, self.brokers, strict=True))
@@ -140,6 +141,7 @@ class Nemesis:
         self._tell(f"STRIKE {len(self.strikes)}: {strike} for {seconds:.0f} s")
         await self._each(strike, [fault.begin for fault in faults])
         await asyncio.sleep(seconds)
+        strike.healing_at = time.monotonic()
         await self._each(strike, [fault.end for fault in faults])
         strike.healed_at = time.monotonic()
         self._tell(f"healed {len(self.strikes)}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.chaos.judge import FRESH, judge, merged, recoveries, summary, write_history
+import pytest
+
+from tests.chaos.judge import FRESH, judge, merged, pauses, summary, write_history
 from tests.chaos.nemesis import Strike
 from tests.sim.history.operations import FAIL, INFO, INVOKE, OK, Assign, Operation, Poll, Send
 
@@ -69,24 +71,36 @@ def test_histories_are_merged_by_time_and_a_torn_last_line_is_none(tmp_path: Pat
     assert list(merged(tmp_path.glob("*.jsonl"))) == SENT
 
 
-def _strike(began_at: float, healed_at: float, *, from_heal: bool = False) -> Strike:
-    return Strike(("kill",), (1,), began_at, healed_at=healed_at, counts_from_heal=from_heal)
+def _strike(began_at: float, healing_at: float, *, from_heal: bool = False) -> Strike:
+    return Strike(("kill",), (1,), began_at, healing_at=healing_at, counts_from_heal=from_heal)
 
 
-def test_recovery_is_when_the_slowest_partition_acknowledged_what_was_sent_after_the_strike() -> None:
-    history = [
-        _send(0.9, INVOKE, "before"),
-        _send(1.1, INVOKE, "a"),
-        _send(1.2, INVOKE, "b", partition="t-1"),
-        _send(1.4, OK, "before", 0),  # sent before: says nothing
-        _send(2.0, OK, "a", 1),
-        _send(3.5, OK, "b", 0, partition="t-1"),
-    ]
-    strikes = [_strike(1.0, 9.0), _strike(0.5, 1.15, from_heal=True), _strike(5.0, 6.0)]
-    first, second, third = recoveries(history, strikes)
-    assert first == 2.5
-    assert second is None, "one of the two got nothing after that"
-    assert third is None
+def _written(partition: str, *times: float) -> list[Operation]:
+    found: list[Operation] = []
+    for offset, acked_at in enumerate(times):
+        value = f"{partition}.{offset}"
+        found.append(_send(acked_at - 0.1, INVOKE, value, partition=partition))
+        found.append(_send(acked_at, OK, value, offset, partition=partition))
+    return found
+
+
+def test_a_pause_is_the_longest_of_the_partition_that_was_hit_worst() -> None:
+    history = [*_written("t-0", 1, 2, 3, 4, 5, 6), *_written("t-1", 1, 2, 5, 6), *_written("t-2", 1, 9)]
+    assert pauses(history[:-4], [_strike(2.5, 4.0)]) == [2.5]
+    assert pauses(history[:-4], [_strike(2.5, 2.6)]) == [2.5], "it goes on after the strike is over"
+    assert pauses(history[:-4], [_strike(5.2, 5.4)]) == [pytest.approx(0.8)]
+
+
+def test_where_only_healing_helps_the_time_is_from_its_beginning() -> None:
+    history = [*_written("t-0", 1, 2, 6.5), *_written("t-1", 1, 2, 7)]
+    assert pauses(history, [_strike(2.5, 6.0, from_heal=True)]) == [1.0]
+    # What was sent before says nothing: it may have been acknowledged before.
+    assert pauses(history, [_strike(2.5, 6.45, from_heal=True)]) == [None]
+
+
+def test_a_partition_that_is_never_written_again_is_told() -> None:
+    history = [*_written("t-0", 1, 2, 3, 4), *_written("t-1", 1, 2)]
+    assert pauses(history, [_strike(2.5, 3.5)]) == [None]
 
 
 def test_a_summary_of_times_has_the_worst_of_them() -> None:
