@@ -75,8 +75,8 @@ storage-fuzz: $(VENV)/.installed-dev ## EXAMPLES=n runs of the log on the simula
 fuzz: $(VENV)/.installed-dev ## SEEDS=n runs of the metadata group under faults, from FIRST on; to docs/proofs.txt
 	$(BIN)/python -m tests.sim.raft --seeds $(SEEDS) --first $(FIRST)
 
-sim: $(VENV)/.installed-dev ## SEEDS=n runs of whole brokers under faults, from FIRST on, or one: SEED=n; to docs/proofs.txt
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.sim.cluster $(if $(SEED),--replay $(SEED),--seeds $(SEEDS) --first $(FIRST))
+sim: $(VENV)/.installed-dev ## SEEDS=n runs of whole brokers under faults, from FIRST on, or one: SEED=n; COVERAGE=1: lines; to docs/proofs.txt
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.sim.cluster $(if $(COVERAGE),--coverage) $(if $(SEED),--replay $(SEED),--seeds $(SEEDS) --first $(FIRST))
 
 failover: $(VENV)/.installed-dev ## KILLS=n times SIGKILL of a leader: until the next acknowledged write, and is all read; to docs/proofs.txt
 	$(BIN)/python -m tests.bench.failover --kills $(KILLS)

@@ -30,7 +30,7 @@ from millpond.wire.record import TopicPartition
 from millpond_broker.storage.files import OsFiles
 from millpond_broker.storage.group_commit import GroupCommit
 from millpond_broker.storage.log import Log, LogOptions
-from tests.bench import metadata, serving
+from tests.bench import metadata, path, replicated, serving
 
 ROUNDS = 7
 RECORD_BYTES = 100
@@ -329,13 +329,14 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
     "codec": codec,
     "append": append,
     "append-budget": append_budget,
+    "path": path.path,
     "read": read,
     "group-commit": group_commit,
     "embedded": embedded_queue,
     **serving.SECTIONS,
     **metadata.SECTIONS,
 }
-LONG_SECTIONS = metadata.LONG_SECTIONS
+LONG_SECTIONS = {**metadata.LONG_SECTIONS, **replicated.LONG_SECTIONS}
 """Minutes each: only those that are named are run."""
 
 

@@ -3,7 +3,7 @@
 Three real brokers on loopback. Each kill is a SIGKILL of the broker that leads one partition; what is
 measured is from the signal to the next acknowledged write of that partition, begun after the signal. Half of
 the kills hit a leader that is not the controller, half one that is. At the end another process reads
-everything: every acknowledged (partition, offset, value) has to be there.
+everything: every acknowledged (partition, offset, value) has to be there. The result goes to docs/proofs.txt.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from millpond.client import Client
 from millpond.errors import MillpondError
 from millpond.producer import Producer
 from millpond.testing import LocalCluster
+from tests import proofs
 
 PARTITIONS = 3
 BROKERS = 3
@@ -115,15 +116,14 @@ async def measure(kills: int) -> bool:
                 writer.cancel()
         await settled(client)
         missing = check(cluster.bootstrap, acknowledged)
+    told = []
     for of_controller, found in times.items():
         found.sort()
         name = "leader and controller" if of_controller else "leader only"
         p99 = found[min(len(found) - 1, int(len(found) * 0.99))]
-        sys.stdout.write(
-            f"{name}: {len(found)} kills; median {found[len(found) // 2]:.3f} s, p99 {p99:.3f} s,"
-            f" max {found[-1]:.3f} s\n"
-        )
-    sys.stdout.write(f"acknowledged {len(acknowledged)}, not read by a fresh process: {missing}\n")
+        told.append(f"{name} median {found[len(found) // 2]:.3f} s p99 {p99:.3f} s max {found[-1]:.3f} s")
+    lost = f"{missing} of {len(acknowledged)} acknowledged not read by a fresh process"
+    proofs.note(f"failover KILLS={kills} {'; '.join(told)}; {lost}")
     return not missing
 
 

@@ -113,6 +113,7 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
         streams=None if others is None else others.streams,
         open_metadata=None if others is None else others.open_metadata,
         answer_found=None if others is None else others.answer_found,
+        voter_seat=others,
     )
     metrics.gauges = broker.gauges
     server = RpcServer(broker, RpcOptions(listen=config.broker.listen))

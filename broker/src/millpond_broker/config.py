@@ -149,7 +149,7 @@ class Voter:
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """How brokers reach each other, and who decides. A broker alone needs nothing of this, and listens for no
-    other. Several brokers found their cluster at their first start, once all voters are there.
+    other. Several brokers found their cluster at their first start, once all voters are there; others follow.
     """
 
     peer_listen: str = _setting(LISTEN, default="0.0.0.0:7071")
@@ -158,11 +158,13 @@ class ClusterConfig:
     """The address that other brokers are told. Without it, this broker's entry in `voters`, else as for
     `broker.advertise`."""
     voters: tuple[Voter, ...] = _setting(VOTERS, default=())
-    """Who holds the cluster's metadata, this broker among them: 3 outlive the loss of one, 5 of two. The same
-    for each of them; it matters until the cluster is founded. Nothing means this broker alone."""
+    """Who holds the cluster's metadata: 3 outlive the loss of one, 5 of two. The same for every broker. Those
+    named found the cluster at their first start; any other, and one that comes later, finds by it whom to
+    follow, and can be made a voter then (`millpond cluster add-voter`). Nothing means this broker alone."""
     secret_file: Path | None = _setting(FILE_PATH, default=None)  # noqa: RUF009 - as above
     """A file that every broker of the cluster has, and nobody else: 16 bytes or more, whatever they are, by
-    which brokers know each other. Required with several voters."""
+    which brokers know each other. Required where there are others; a broker alone that has one can be joined
+    by others."""
 
     def peer_address(self, broker_id: int) -> str:
         """host:port that other brokers are told of this one."""
@@ -431,9 +433,10 @@ def _check_voters(config: Config) -> None:
         return
     own = next((voter for voter in voters if voter.id == config.broker.id), None)
     if own is None:
-        named = ", ".join(str(voter.id) for voter in voters)
-        reason = f"the voters are brokers {named}, and this is broker {config.broker.id}"
-        raise InvalidConfig(key="cluster.voters", reason=f"{reason}: this version has none that is no voter")
+        if config.cluster.secret_file is None:
+            reason = f"is required: broker {config.broker.id} is none of the voters, and has to follow them"
+            raise InvalidConfig(key="cluster.secret_file", reason=reason)
+        return
     if own.address != config.cluster.peer_address(config.broker.id):
         advertised = config.cluster.peer_advertise
         reason = f"{own} is this broker, and cluster.peer_advertise says {advertised}"

@@ -269,6 +269,26 @@ class Admin:
         """
         return await calls.drain(self._connection, broker, self._connection.deadline(timeout))
 
+    async def add_voter(self, broker: int, *, timeout: float | None = None) -> tuple[int, ...]:
+        """Let a broker that is a member vote on the cluster's metadata; the ids of all that vote then.
+
+        One at a time. Raises InvalidRequest for one that cannot be reached, or cannot vote; nothing changes
+        where it votes already.
+        """
+        return await calls.change_voters(
+            self._connection, "AddVoter", broker, self._connection.deadline(timeout)
+        )
+
+    async def remove_voter(self, broker: int, *, timeout: float | None = None) -> tuple[int, ...]:
+        """Let a broker vote no more, dead or alive; the ids of those that still vote.
+
+        It may go on as a broker, and never votes again. Raises InvalidRequest where too few of the others
+        run to decide anything.
+        """
+        return await calls.change_voters(
+            self._connection, "RemoveVoter", broker, self._connection.deadline(timeout)
+        )
+
     async def brokers(self, *, timeout: float | None = None) -> list[BrokerDescription]:
         """Every broker of the cluster, by id."""
         # No topic has an empty name, and no name at all would ask for every topic.

@@ -115,3 +115,12 @@ async def test_a_topic_that_is_deleted_while_it_is_altered_is_unknown_by_its_nam
     codes = await side_by_side(served, client, client.create_topic("before"), *changes)
     assert codes == ["ok"] * 3
     assert told == ["UNKNOWN_TOPIC", "going"]
+
+
+async def test_a_creation_that_is_repeated_is_told_of_the_topic(
+    client: RawClient,
+) -> None:
+    """A client whose first attempt had no answer in time takes it as done."""
+    assert await outcome(client.create_topic("twice", 150)) == "ok"
+    assert await outcome(client.create_topic("twice", 150)) == "TOPIC_EXISTS"
+    assert await outcome(client.create_topic("another", 150)) == "INVALID_CONFIG"

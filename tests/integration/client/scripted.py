@@ -34,6 +34,10 @@ class ScriptedBroker:
         """Whether topic "t" exists."""
         self.stalled = False
         """Takes everything and answers nothing."""
+        self.slow_s = 0.0
+        """What it takes to describe a topic that may be there."""
+        self.described: list[str] = []
+        """What it was asked to describe."""
         self.idle_ms = 0
         """How often it says to give a sign of life on a watch; 0: never."""
         (self.port,) = free_ports(1)
@@ -145,6 +149,9 @@ class ScriptedBroker:
     async def _describe(self, request: metadata_pb2.DescribeRequest, _: Any) -> metadata_pb2.ClusterMetadata:
         if self.stalled:
             await asyncio.sleep(3600)
+        self.described += request.topics
+        if "." not in request.topics:
+            await asyncio.sleep(self.slow_s)
         answer = self._metadata()
         if request.topics and "t" not in request.topics:
             del answer.topics[:]

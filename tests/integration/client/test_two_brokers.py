@@ -104,3 +104,33 @@ async def test_a_call_to_a_broker_that_hangs_is_made_again_at_the_next(
     async with millpond.connect(addresses(hung, other)) as client:
         hung.stalled = True
         assert [topic.name for topic in await client.admin.list_topics(timeout=5.0)] == ["t"]
+
+
+async def test_a_call_to_a_broker_that_gives_no_sign_of_life_is_soon_made_again_at_the_next(
+    brokers: tuple[ScriptedBroker, ScriptedBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the sum of the two times, not within that of a whole attempt."""
+    monkeypatch.setattr(connection_module, "SILENT_S", 0.1)
+    monkeypatch.setattr(connection_module, "SIGN_OF_LIFE_S", 0.2)
+    hung, other = brokers
+    async with millpond.connect(addresses(hung, other)) as client:
+        hung.stalled = True
+        began = time.monotonic()
+        assert (await client.admin.describe_topic("t")).name == "t"
+        assert 0.3 <= time.monotonic() - began < 3.0
+        assert hung.described == []
+        assert other.described == ["t"]
+
+
+async def test_a_slow_broker_is_waited_for_while_it_gives_signs_of_life(
+    brokers: tuple[ScriptedBroker, ScriptedBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask another the same would make a slow cluster slower."""
+    monkeypatch.setattr(connection_module, "SILENT_S", 0.1)
+    slow, other = brokers
+    slow.slow_s = 0.6
+    async with millpond.connect(addresses(slow, other)) as client:
+        assert (await client.admin.describe_topic("t")).name == "t"
+    assert [name for name in slow.described if name != "."] == ["t"]
+    assert slow.described.count(".") >= 2
+    assert other.described == []

@@ -85,3 +85,11 @@ async def led_by(client: Client, topic: str, broker: int) -> int:
     """A partition that the broker leads."""
     described = await client.admin.describe_topic(topic)
     return next(partition.partition for partition in described.partitions if partition.leader == broker)
+
+
+async def leaderships(client: Client, topic: str) -> dict[int, tuple[int | None, int]]:
+    """(leader, leader epoch) of each partition."""
+    described = await client.admin.describe_topic(topic)
+    return {
+        partition.partition: (partition.leader, partition.leader_epoch) for partition in described.partitions
+    }

@@ -39,12 +39,16 @@ class Acked:
 class Load:
     """One writer for each partition of a topic, through one producer."""
 
-    def __init__(self, topic: str, partitions: Iterable[int], *, delivery_timeout: float = 60.0) -> None:
+    def __init__(
+        self, topic: str, partitions: Iterable[int], *, delivery_timeout: float = 60.0, value_bytes: int = 0
+    ) -> None:
+        """`value_bytes`: shorter values are filled up with spaces."""
         self.topic = topic
         self.acked: dict[int, list[Acked]] = {number: [] for number in partitions}
         self.failed: dict[int, list[tuple[int, MillpondError]]] = defaultdict(list)
         self.sent: dict[int, int] = defaultdict(int)
         self._delivery_timeout = delivery_timeout
+        self._value_bytes = value_bytes
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -73,8 +77,9 @@ class Load:
                 number = self.sent[partition]
                 self.sent[partition] += 1
                 sent_at = time.monotonic()
+                value = f"{partition}/{number}".ljust(self._value_bytes).encode()
                 delivery = await producer.enqueue(
-                    self.topic, f"{partition}/{number}".encode(), key=b"%d" % partition, partition=partition
+                    self.topic, value, key=b"%d" % partition, partition=partition
                 )
                 await queue.put((number, sent_at, delivery))
                 await asyncio.sleep(PAUSE_S)
@@ -195,7 +200,7 @@ class Reading:
             assert record.offset == self._next[record.partition], f"{record.partition} skips or repeats"
             self._next[record.partition] += 1
             assert record.value is not None
-            self._values[record.partition, record.offset] = record.value.decode()
+            self._values[record.partition, record.offset] = record.value.decode().rstrip()
             self._changed.set()
 
     async def _close(self) -> None:
@@ -205,7 +210,7 @@ class Reading:
         await self._consumer.close()
 
     async def reaches(self, load: Load, *, timeout: float = 20.0) -> None:
-        """It has what the load had acknowledged, at the same offsets. Then it is closed."""
+        """It has what the load had acknowledged by now, at the same offsets. Then it is closed."""
         assert self._task is not None
         ends = {partition: acks[-1].offset for partition, acks in load.acked.items() if acks}
         try:
@@ -214,12 +219,14 @@ class Reading:
                     if self._task.done():
                         self._task.result()
                     self._changed.clear()
-                    await asyncio.wait(
-                        [self._task, asyncio.ensure_future(self._changed.wait())],
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
+                    changed = asyncio.ensure_future(self._changed.wait())
+                    try:
+                        await asyncio.wait([self._task, changed], return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        changed.cancel()
         finally:
             await self._close()
         for partition, acks in load.acked.items():
             for ack in acks:
-                assert self._values[partition, ack.offset] == f"{partition}/{ack.number}"
+                if ack.offset <= ends[partition]:
+                    assert self._values[partition, ack.offset] == f"{partition}/{ack.number}"

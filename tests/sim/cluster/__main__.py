@@ -10,18 +10,18 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from tests import proofs
+from tests.sim.cluster.covered import lines_told
 from tests.sim.cluster.run import Report, run_seed
 from tests.sim.history.operations import to_lines
 
-PROOFS = Path("docs/proofs.txt")
 TOLD_MAX = 20
 """Failures that are told one by one."""
 
@@ -35,7 +35,7 @@ def main() -> int:
     options = _options()
     began = time.monotonic()
     if options.replay is not None:
-        reports: Sequence[Report] = [run_seed(options.replay, options.replicas, flips=options.flips)]
+        reports: Sequence[Report] = [run_seed(options.replay, options.replicas)]
         print("\n".join(reports[0].trace))
         if options.fingerprint:
             print(f"fingerprint {reports[0].fingerprint}, {reports[0].acknowledged}, {reports[0].counts}")
@@ -43,10 +43,15 @@ def main() -> int:
         if options.history is not None:
             options.history.write_text("\n".join(to_lines(reports[0].history)) + "\n")
     else:
-        seeds = range(options.first, options.first + options.seeds)
-        with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-            runner = partial(run_seed, replicas=options.replicas, flips=options.flips)
-            reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
+        with tempfile.TemporaryDirectory() as directory:
+            coverage = Path(directory) if options.coverage else None
+            seeds = range(options.first, options.first + options.seeds)
+            with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+                runner = partial(run_seed, replicas=options.replicas, coverage=coverage)
+                reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
+            if coverage is not None:
+                print("\n".join(lines_told(coverage)))
+    _tell_modules(reports)
     _tell(reports, time.monotonic() - began, options)
     if options.replay is None and not options.unproven:
         _prove(reports)
@@ -58,12 +63,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--replicas", type=int, help="of each partition; drawn from the seed if not given")
-    parser.add_argument("--flips", action="store_true", help="bits turn on disks, too")
     parser.add_argument("--replay", type=int, metavar="SEED", help="this seed alone, with its last events")
     parser.add_argument(
         "--history", type=Path, help="where to write the history of the seed that is replayed"
     )
     parser.add_argument("--fingerprint", action="store_true", help="of the seed that is replayed")
+    parser.add_argument("--coverage", action="store_true", help="which lines of the product run: slow")
     parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
     parser.add_argument("--processes", type=int, help="as many as there are cores if not given")
     return parser.parse_args()
@@ -96,23 +101,26 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
     )
     for report in failed[:TOLD_MAX]:
         replicas = "" if options.replicas is None else f" --replicas {options.replicas}"
-        flips = " --flips" if options.flips else ""
-        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}{flips}")
+        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}")
+
+
+def _tell_modules(reports: Sequence[Report]) -> None:
+    """Which of the product's modules ran, in a line for each package."""
+    packages: dict[str, list[str]] = {}
+    for module in sorted({module for report in reports for module in report.modules}):
+        package, _, name = module.rpartition(".")
+        packages.setdefault(package, []).append(name)
+    if packages:
+        print(f"{sum(map(len, packages.values()))} modules of the product ran:")
+    for package, names in packages.items():
+        print(f"  {package}: {' '.join(names)}")
 
 
 def _prove(reports: Sequence[Report]) -> None:
-    git = ["git", "describe", "--always"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    git = ["git", "status", "--porcelain", "--", ".", f":(exclude){PROOFS}"]  # which this itself changes
-    if subprocess.run(git, capture_output=True, text=True, check=True).stdout:
-        commit += "-dirty"
     failed = sum(report.anomaly is not None for report in reports)
     seeds = f"{reports[0].seed}-{reports[-1].seed}"
     result = "clean" if not failed else f"FAILED ({failed})"
-    line = f"{datetime.now(UTC):%F} {commit} sim SEEDS={len(reports)} ({seeds}) {result}"
-    with PROOFS.open("a") as proofs:
-        proofs.write(line + "\n")
-    print(line)
+    proofs.note(f"sim SEEDS={len(reports)} ({seeds}) {result}")
 
 
 if __name__ == "__main__":

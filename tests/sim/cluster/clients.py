@@ -18,6 +18,9 @@ ASK_SECONDS: Final = 2.0
 """For an answer to a question."""
 BACK_OFF_SECONDS: Final = (0.05, 0.3)
 
+Key = tuple[bytes, int]
+"""A partition: its topic's id, and its number."""
+
 
 class NoAnswer(Exception):
     """Nobody answered, or not with what was asked for."""
@@ -51,6 +54,10 @@ class Client:
             await coroutine
         except Exception as error:  # a client's own fault, or an anomaly that it found: ends the run
             self.world.client_failed(self.owner, error)
+
+    def now(self) -> float:
+        """As histories have it."""
+        return round(self.world.loop.time(), 6)
 
     async def back_off(self) -> None:
         """Wait a little before the next attempt."""
@@ -100,5 +107,10 @@ class Client:
 
 
 def partition_name(topic: str, partition: int) -> str:
-    """As histories have it."""
+    """As histories have it, where no two topics have the same name."""
     return f"{topic}-{partition}"
+
+
+def named(topic: str, key: Key) -> str:
+    """As histories have it, where a topic may be made again under its name."""
+    return f"{topic}.{key[0].hex()[:8]}-{key[1]}"

@@ -56,6 +56,15 @@ class Pending:
     """Whether somebody waits for its outcome."""
 
 
+@dataclass(frozen=True)
+class Ambush:
+    """Who waits for such a command: `struck` is called as one is about to be committed, or just was."""
+
+    kind: type
+    before: bool
+    struck: Callable[[], None]
+
+
 class Follower(Protocol):
     """One broker's log, as the voters know it."""
 
@@ -95,6 +104,7 @@ class Voters:
         self.changes = 0
         """Of leader."""
         self.lag_seconds = lag_seconds
+        self.ambush: Ambush | None = None
         self.snapshots: dict[int, MetadataImage] = {0: EMPTY}
         """The image of each version, as whoever came first made it."""
         self._network = network
@@ -252,12 +262,25 @@ class Voters:
             outcome = self.random.choice((NotApplied("overwritten"), Unknown("overwritten")))
             self.loop.call_later(self.random.uniform(0.1, 1.0), self._tell, pending, outcome)
         elif self._can_lead(pending.voter):
+            if self._is_ambushed(pending, before=True):
+                return  # it is lost, or carried over by who leads next
             self._pending.remove(pending)
             self._commit(pending)
+            self._is_ambushed(pending, before=False)
         else:
             follower = self.followers.get(pending.voter)
             context = None if follower is None else follower.owner.context
             self.loop.call_later(TICK_SECONDS, self._try, pending, context=context)
+
+    def _is_ambushed(self, pending: Pending, *, before: bool) -> bool:
+        ambush = self.ambush
+        if ambush is None or ambush.before is not before:
+            return False
+        if not isinstance(codec.decode(pending.data).command, ambush.kind):
+            return False
+        self.ambush = None
+        ambush.struck()
+        return True
 
     def _tell(self, pending: Pending, outcome: ProposeOutcome) -> None:
         if pending.asked:

@@ -149,6 +149,9 @@ class SimMetadataLog:
         term = max(entry.term for entry in self._voters.log if entry.index <= self._image.version)
         return Snapshot(self._image.version, term, codec.encode_snapshot(self._image))
 
+    def look_elsewhere(self) -> None:
+        """All there is, is here."""
+
     async def failed(self) -> None:
         await asyncio.Event().wait()
 

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from millpond_broker.core.commands import AlterPartitions
 from millpond_broker.runtime.peers import Purpose
+from millpond_broker.storage.log import Log
+from tests.sim.cluster.metadata import Ambush
 from tests.sim.cluster.process import BrokerHost
+from tests.sim.cluster.topics import CHANGES
 from tests.sim.cluster.world import World
 
 NETWORK: Final = (
@@ -24,16 +28,40 @@ NETWORK: Final = (
     "break",
     "stall",
 )
-PROCESSES: Final = ("kill", "power", "power all", "crash inside", "stop", "pause", "controller dies")
-OTHERS: Final = ("controller change", "slow disk", "sync fails", "disk full", "clock", "reassign")
-BAD_DISKS: Final = ("flip",)
-TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", "flip")
+PROCESSES: Final = (
+    "kill",
+    "power",
+    "power all",
+    "crash inside",
+    "stop",
+    "rolling",
+    "pause",
+    "controller dies",
+    "ambush",
+)
+OTHERS: Final = (
+    "controller change",
+    "slow disk",
+    "sync fails",
+    "sync hangs",
+    "read fails",
+    "disk full",
+    "clock",
+    "client dies",
+)
+BAD_DISKS: Final = ("flip", "truncate")
+"""They spoil what was synced. Of each partition only one replica is ever struck, its victim: what is below
+the high watermark is on another one at least, since a minimum of two is in sync: nothing may be lost to them.
+"""
+TAKE_UNSYNCED: Final = ("power", "power all", "crash inside", "sync fails", *BAD_DISKS)
 """Those that may take bytes that were not synced, which flush=interval has not promised to keep."""
 CYCLE_SECONDS: Final = 6.0
 QUIET_SECONDS: Final = 1.5
 """Of each cycle."""
 DOWN_SECONDS: Final = (0.05, 0.5, 2.5)
 FAULT_SECONDS: Final = (0.3, 1.5, 5.0)
+SEGMENTS_STRUCK: Final = 0.7
+"""Of the bits that turn; the others are anywhere in a log's directory."""
 STALL_SECONDS: Final = (0.5, 3.0, 13.0)
 """The longest is longer than a member of the ISR may lag."""
 
@@ -47,11 +75,12 @@ class Mix:
 
 
 def mix_of(seed: int, allowed: Sequence[str]) -> Mix:
-    """A few kinds in some runs, all in others."""
+    """A few kinds in some runs, all in others; in half of them topics change meanwhile."""
     random = Random(f"mix {seed}")
     count = random.choice((1, 2, 2, 4, len(allowed)))
     kinds = tuple(random.sample(list(allowed), min(count, len(allowed))))
-    return Mix(kinds, random.choice((0.5, 1.0, 2.0, 4.0)))
+    changes = tuple(random.sample(CHANGES, random.choice((0, 0, 1, 2, len(CHANGES)))))
+    return Mix(kinds + changes, random.choice((0.5, 1.0, 2.0, 4.0)))
 
 
 class Nemesis:
@@ -62,10 +91,11 @@ class Nemesis:
         self.mix = mix
         self.random = Random(f"nemesis {world.seed}")
         self._began = world.loop.time()
-        self.on_reassign: Callable[[], None] = lambda: None
-        """Asked to have some partition get other replicas."""
+        self.on_change: Callable[[str], None] = lambda _what: None
+        """Asked to change topics in that way."""
+        self.on_client_crash: Callable[[], None] = lambda: None
+        """Asked to let a client die."""
         self._is_over = False
-        self._has_flipped = False
         self._actions: dict[str, Callable[[BrokerHost], None]] = {
             "partition": lambda host: self._cut_off(host, both=True),
             "isolate leader": lambda host: self._cut_off(self._a_leader() or host, both=True),
@@ -86,10 +116,17 @@ class Nemesis:
             "slow disk": self._slow_disk,
             "sync fails": self._sync_fails,
             "disk full": self._disk_full,
+            "sync hangs": self._sync_hangs,
+            "read fails": self._read_fails,
+            "rolling": lambda _host: self._roll(sorted(world.hosts)),
+            "ambush": self._ambush,
             "flip": self._flip,
+            "truncate": lambda _host: self._truncate(),
             "clock": self._clock,
-            "reassign": lambda _host: self.on_reassign(),
+            "client dies": lambda _host: self.on_client_crash(),
         }
+        for what in CHANGES:
+            self._actions[what] = lambda _host, what=what: self.on_change(what)  # type: ignore[misc]  # bound now
         world.on_gone.append(self._start_again)
 
     def begin(self) -> None:
@@ -232,6 +269,26 @@ class Nemesis:
         """It dies within one of its next calls of the disk."""
         host.disk.crash_after(self.random.randrange(40))
 
+    def _roll(self, left: list[int]) -> None:
+        """One after another is restarted in order, each once all are there again."""
+        if self._is_over or not left:
+            return
+        hosts = self.world.hosts
+        if all(host.is_ready for host in hosts.values()):
+            hosts[left.pop()].stop()
+        self._after(0.5, lambda: self._roll(left))
+
+    def _ambush(self, _host: BrokerHost) -> None:
+        """The controller dies as the next ISR that is asked for is about to be committed, or just was."""
+        dies_before = self.random.random() < 0.5
+        self.world.voters.ambush = Ambush(AlterPartitions, before=dies_before, struck=self._controller_dies)
+
+    def _controller_dies(self) -> None:
+        controller = self._controller()
+        if controller is not None and not self._is_over:
+            self.world.count("ambushed")
+            controller.kill()
+
     def _pause(self, host: BrokerHost) -> None:
         """It may be another process by then that goes on: none of its business."""
         host.pause()
@@ -249,6 +306,28 @@ class Nemesis:
     def _sync_fails(self, host: BrokerHost) -> None:
         host.disk.fail_next_sync(written=self.random.random())
 
+    def _sync_hangs(self, host: BrokerHost) -> None:
+        """Nothing of its disk comes back for longer than a leader is given (rule 40)."""
+        host.speed.stall = self.random.uniform(6.0, 10.0)
+
+        def mend() -> None:
+            host.speed.stall = 0.0
+
+        self._after(0.05, mend)  # for the calls that begin until then
+
+    def _read_fails(self, host: BrokerHost) -> None:
+        """A segment cannot be read for a while; on any disk, since what it holds comes back."""
+        partitions = host.broker._partitions if host.broker is not None else None
+        logs = [partition.log for partition in partitions or () if partition.log is not None]
+        if not logs:
+            return
+        log = self.random.choice(logs)
+        names = [name for name in sorted(host.disk.list(log.directory)) if name.endswith(".log")]
+        if names:
+            path = log.directory / self.random.choice(names)
+            host.disk.fail_reads(path)
+            self._for_a_while(lambda: host.disk._unreadable.discard(path))
+
     def _disk_full(self, host: BrokerHost) -> None:
         """There is little room for a while."""
         host.disk.capacity_bytes = 1 << 40
@@ -260,32 +339,46 @@ class Nemesis:
 
         self._for_a_while(mend)
 
-    def _flip(self, host: BrokerHost) -> None:
-        """A bit turns in what one replica has, where all others have everything. Once in a run: nobody may
-        have looked at that batch when the next disk went bad.
-        """
-        is_up = all(other.broker is not None for other in self.world.hosts.values())
-        if self._has_flipped or not is_up or not self._all_in_sync():
+    def _flip(self, _host: BrokerHost) -> None:
+        """A bit turns in some file of a log: mostly in what was synced of a segment, else anywhere."""
+        victims = [(host, log) for host in self.world.hosts.values() for log in self._victims(host)]
+        if not victims:
             return
-        partitions = host.broker._partitions if host.broker is not None else None
-        logs = [partition.log for partition in partitions or () if partition.log is not None]
-        if not logs:
-            return
-        log = self.random.choice(logs)
-        names = sorted(name for name in host.disk.list(log.directory) if name.endswith(".log"))
-        path = log.directory / self.random.choice(names)
-        size_bytes = host.disk.list(log.directory)[path.name]
-        if size_bytes and log.durable_end > log.log_start:
-            self._has_flipped = True
-            host.disk.flip_bit(path, self.random.randrange(8 * size_bytes))
+        host, log = self.random.choice(victims)
+        files = host.disk.list(log.directory)
+        is_segment = self.random.random() < SEGMENTS_STRUCK
+        names = [
+            name for name, size in sorted(files.items()) if size and (not is_segment or name.endswith(".log"))
+        ]
+        if names and log.durable_end > log.log_start:
+            name = self.random.choice(names)
+            self.world.count(f"flipped {name.rpartition('.')[2] if '.' in name else name}")
+            host.disk.flip_bit(log.directory / name, self.random.randrange(8 * files[name]))
 
-    def _all_in_sync(self) -> bool:
-        image = self.world.voters.snapshots[self.world.voters.last_index]
-        return all(
-            len(state.isr) == len(state.replicas)
-            for topic in image.topics.values()
-            for state in topic.partitions
-        )
+    def _truncate(self) -> None:
+        """A broker dies, and finds a file of a log shorter than it was, of whatever kind."""
+        victims = [(host, log) for host in self.world.hosts.values() for log in self._victims(host)]
+        if not victims:
+            return
+        host, log = self.random.choice(victims)
+        files = {name: size for name, size in sorted(host.disk.list(log.directory).items()) if size}
+        host.kill()
+        if files:
+            name = self.random.choice(list(files))
+            host.disk.cut(log.directory / name, self.random.randrange(files[name]))
+
+    def _victims(self, host: BrokerHost) -> list[Log]:
+        """Logs on this disk that may be spoilt."""
+        partitions = host.broker._partitions if host.broker is not None else None
+        return [
+            partition.log
+            for partition in partitions or ()
+            if partition.log is not None and self._victim(partition.key) == host.broker_id
+        ]
+
+    def _victim(self, key: tuple[bytes, int]) -> int:
+        """The one broker whose replica of that partition may be spoilt, however often."""
+        return Random(f"victim {self.world.seed} {key}").choice(list(self.world.hosts))
 
     def _clock(self, host: BrokerHost) -> None:
         host.clock.skew_ms = self.random.randrange(-30_000, 30_000)

@@ -176,6 +176,8 @@ class Network:
         self.note = note
         self.passed: Callable[[str, Any], Any] = lambda _kind, message: message
         self.on_sent: Callable[[End, Any], None] = lambda _end, _message: None
+        self.hosts_of: dict[Owner, int] = {}
+        """Where processes run, or ran."""
         self._hosts: dict[int, Host] = {}
         self._links: dict[tuple[int, int], Link] = {}
         self._ends: dict[End, None] = {}
@@ -207,6 +209,7 @@ class Network:
         host = self._hosts[host_id]
         host.owner = owner
         host.handlers = {}
+        self.hosts_of[owner] = host_id
 
     def serve(self, host_id: int, kind: str, handler: Handler) -> None:
         """What its process does with each connection of a kind. The connection is closed behind it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from millpond_broker.rpc import control_codec, replication_codec
+from millpond_broker.rpc import control_codec, replication_codec, subscription_codec
 from millpond_broker.runtime.peers import Peer, PeerStream, PeerUnreachable, Purpose
 from tests.sim.cluster.network import End, Network
 from tests.sim.loop import Owner
@@ -24,6 +24,8 @@ def through_codecs(kind: str, message: Any) -> Any:
         return replication_codec.decode(*replication_codec.encode(message))
     if kind == Purpose.CONTROL.value:
         return control_codec.decode(*control_codec.encode(message))
+    if kind == Purpose.SUBSCRIPTION.value:
+        return subscription_codec.decode(*subscription_codec.encode(message))
     return message
 
 

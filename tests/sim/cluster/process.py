@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from millpond.v1 import produce_pb2
 from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.core.admission import AdmissionLimits
 from millpond_broker.core.leader import Acks
@@ -19,6 +20,7 @@ from millpond_broker.runtime.broker import ROLE, Broker, BrokerOptions
 from millpond_broker.runtime.fetch import FetchLimits
 from millpond_broker.runtime.produce import ProduceLimits
 from millpond_broker.storage.directory import DataDirectory
+from tests.sim.cluster.calls import CALL, Seen, client_address_of, serve_calls, unseen
 from tests.sim.cluster.metadata_log import SimMetadataLog
 from tests.sim.cluster.peers import SimPeerStreams, address_of
 from tests.sim.cluster.ports import DiskSpeed, ProcessFiles, SimBlocking, SimClock
@@ -29,14 +31,10 @@ from tests.sim.loop import Owner
 if TYPE_CHECKING:
     from tests.sim.cluster.world import World
 
+ACKS: Final = {produce_pb2.ACKS_ALL: Acks.ALL, produce_pb2.ACKS_LEADER: Acks.LEADER}
 DATA_DIR: Final = Path("/data")
 REAP_SECONDS: Final = 1.0
 """After a death: what is left of its tasks is cancelled once more."""
-
-
-def client_address_of(broker_id: int) -> str:
-    """Where clients reach it."""
-    return f"broker-{broker_id}.sim:7070"
 
 
 def options_of(broker_id: int) -> BrokerOptions:
@@ -122,6 +120,7 @@ class BrokerHost:
 
         for kind, handler in serve_clients(broker, self._answered).items():
             world.network.serve(self.broker_id, kind, handler)
+        world.network.serve(self.broker_id, CALL, serve_calls(broker, self._watch))
         told = "stopped"
         try:
             await broker.run(client_address_of(self.broker_id), ready, self._stopping)
@@ -137,6 +136,24 @@ class BrokerHost:
         """It tells a producer that a batch is where its acks want it."""
         if self.owner is not None:
             self.world.on_answered(self, key, acks)
+
+    def _watch(self, path: str) -> Seen:
+        """Who looks at what goes in and out of a call: at produce streams, where somebody judges answers."""
+        if not self.world.judges_answers or not path.endswith("/Produce"):
+            return unseen
+        batches: dict[int, tuple[tuple[bytes, int], Acks]] = {}
+
+        def seen(way: str, data: bytes) -> None:
+            if way == "<":
+                request = produce_pb2.ProduceRequest.FromString(data)
+                acks = ACKS.get(request.acks, Acks.NONE)
+                batches.update({item.id: ((item.topic_id, item.partition), acks) for item in request.batches})
+                return
+            for result in produce_pb2.ProduceResponse.FromString(data).results:
+                if not result.HasField("error"):
+                    self._answered(*batches.pop(result.id))
+
+        return seen
 
     def stop(self) -> None:
         """Have it stop in order."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from random import Random
 from typing import Final
 
-from millpond.wire.errors import MillpondError
 from millpond_broker.core.image import BrokerState
-from millpond_broker.core.leader import Acks
-from tests.sim.cluster.clients import Client, NoAnswer, partition_name
+from tests.sim.cluster.covered import MODULES_EVERY, covering, noting_modules
 from tests.sim.cluster.invariants import Invariants
 from tests.sim.cluster.nemesis import (
     BAD_DISKS,
@@ -24,11 +22,12 @@ from tests.sim.cluster.nemesis import (
     Nemesis,
     mix_of,
 )
-from tests.sim.cluster.producer import ProducerClient
-from tests.sim.cluster.reader import ReaderClient
+from tests.sim.cluster.sdk import installed
+from tests.sim.cluster.topics import CHANGES
+from tests.sim.cluster.workload import ModelWorkload, SdkWorkload, Workload
 from tests.sim.cluster.world import Anomaly, World, running
 from tests.sim.history.checker import check
-from tests.sim.history.operations import OK, Operation, Send, Settings
+from tests.sim.history.operations import OK, Operation, Send
 from tests.sim.loop import Failed, Idle, Livelock, SimLoop
 
 RUN_SECONDS: Final = 20.0
@@ -37,9 +36,11 @@ START_SECONDS: Final = 20.0
 HEAL_SECONDS: Final = 60.0
 """Within which all is well again, once faults have ended."""
 READ_SECONDS: Final = 30.0
-TOPIC: Final = "t"
-FIRST_CLIENT: Final = 100
-ALL_FAULTS: Final = (*NETWORK, *PROCESSES, *OTHERS)
+MANY_EVERY: Final = 8
+"""In one run of so many there are five brokers instead of three."""
+MODELS_EVERY: Final = 5
+"""In one run of so many the clients are models, which have nothing of the SDK."""
+ALL_FAULTS: Final = (*NETWORK, *PROCESSES, *OTHERS, *BAD_DISKS)
 INTERVAL_EVERY: Final = 6
 """In one run of so many the topic has flush=interval."""
 
@@ -49,13 +50,22 @@ class Plan:
     """What to run. None: drawn from the seed."""
 
     seed: int
-    brokers: int = 3
+    brokers: int | None = None
     replicas: int | None = None
     seconds: float = RUN_SECONDS
     mix: Mix | None = None
     faults: tuple[str, ...] = ALL_FAULTS
     story: Callable[[Run], None] | None = None
     """What happens instead of faults that are drawn."""
+    clients: str | None = None
+    """"sdk" or "models"."""
+
+    @property
+    def models(self) -> bool:
+        """Whether its clients are models."""
+        if self.clients is not None:
+            return self.clients == "models"
+        return self.seed % MODELS_EVERY == MODELS_EVERY - 1
 
     @property
     def takes_unsynced(self) -> bool:
@@ -83,6 +93,8 @@ class Report:
     acknowledged: int
     fingerprint: int
     counts: dict[str, int]
+    modules: tuple[str, ...] = ()
+    """Of the product, those that ran; none where nobody looked."""
     trace: list[str] = field(default_factory=list)
     history: list[Operation] = field(default_factory=list)
 
@@ -97,42 +109,21 @@ class Run:
         self.history: list[Operation] = []
         self.invariants = Invariants(world)
         self.nemesis = Nemesis(world, plan.mix or mix_of(plan.seed, plan.allowed))
-        self.invariants.only_pauses = set(self.nemesis.mix.kinds) <= {"pause", "clock", "reassign"}
-        self.replicas = plan.replicas or self.random.choice((3, 3, 3, 2))
-        self.partitions = [(TOPIC, number) for number in range(self.random.choice((1, 2, 3)))]
-        self.producers: list[ProducerClient] = []
-        self.readers: list[ReaderClient] = []
-        self._clients = 0
-        self._topic_id = b""
-
-    # --- its parts --------------------------------------------------------------------------------------
+        self.invariants.only_pauses = set(self.nemesis.mix.kinds) <= {"pause", "clock", *CHANGES}
+        world.judges_answers = self.invariants.only_pauses
+        kind = ModelWorkload if plan.models else SdkWorkload
+        self.workload: Workload = kind(world, self.random, self.history, self.invariants)
+        self.nemesis.on_change = self.workload.change
+        self.nemesis.on_client_crash = self.workload.crash_one
 
     def start(self) -> None:
         """All brokers run, and there is a topic."""
         for host in self.world.hosts.values():
             host.start()
         self._until(START_SECONDS, self.is_ready, "stuck", "brokers do not start")
-        made = self._client("admin")
-        facts = {
-            "name": TOPIC,
-            "partitions": len(self.partitions),
-            "replicas": self.replicas,
-            "min_insync": None,
-            "config": self._config(),
-        }
-        topic, _ = self.world.loop.run_for(made.ask_anybody("create", **facts), START_SECONDS)
-        self._topic_id = topic.topic_id
-        self.nemesis.on_reassign = lambda: made.begin(self._reassign(made))
-        for name, number in self.partitions:
-            self.history.append(Settings(partition=partition_name(name, number)))
-
-    async def _reassign(self, admin: Client) -> None:
-        """Have one partition get as many replicas, in another order, or on other brokers. Nobody insists."""
-        _, number = self.random.choice(self.partitions)
-        replicas = tuple(self.random.sample(list(self.world.hosts), self.replicas))
-        asked = self.random.choice(list(self.world.hosts))
-        with suppress(NoAnswer, MillpondError):
-            await admin.ask(asked, "reassign", name=TOPIC, replicas={number: replicas})
+        replicas = self.plan.replicas or self.random.choice((3, 3, 3, 2))
+        partitions = self.random.choice((1, 2, 3))
+        self.workload.create(partitions, replicas, self._config(), START_SECONDS)
 
     def _config(self) -> dict[str, str]:
         """Small segments in some runs; flush=interval in those without faults that take unsynced bytes."""
@@ -140,42 +131,12 @@ class Run:
         segment_bytes = self.random.choice((None, 4096, 65536))
         return config if segment_bytes is None else config | {"segment_bytes": str(segment_bytes)}
 
-    def begin(self) -> None:
-        """Clients write and read."""
-        for number in range(self.random.choice((1, 2, 3))):
-            producer = ProducerClient(
-                self.world,
-                self._next_id(),
-                f"p{number}",
-                self.history,
-                acks=Acks.LEADER if number and self.random.random() < 0.5 else Acks.ALL,
-                every_seconds=self.random.choice((0.1, 0.3, 0.6)),
-                delivery_seconds=self.random.uniform(8.0, 25.0),
-            )
-            producer.on_acknowledged = self._acknowledged
-            producer.produce(self.partitions)
-            self.producers.append(producer)
-        for name, number in self.partitions:
-            for reader in range(self.random.choice((1, 2))):
-                self._reader(f"r{number}.{reader}", name, number)
-
     def settle(self) -> None:
         """Faults end: everything is answered, everybody in sync, and everything read. Raises Anomaly."""
         self.nemesis.heal()
-        for producer in self.producers:
-            producer.stopping = True
+        self.workload.stop()
         self._until(HEAL_SECONDS, self.is_well, "stuck", "it does not get well")
-        for reader in self.readers:
-            reader.stopping = True
-        finals = [
-            self._reader(f"final {number}", name, number, rereads=False) for name, number in self.partitions
-        ]
-        self._until(
-            READ_SECONDS,
-            lambda: all(map(self._has_read_all, finals)),
-            "unread",
-            "a reader does not get to the end",
-        )
+        self._until(READ_SECONDS, self.workload.read_all(), "unread", "a reader does not get to the end")
         found = check(self.history)
         if found:
             told = "; ".join(f"{anomaly.partition}: {anomaly.detail}" for anomaly in found[:3])
@@ -189,7 +150,7 @@ class Run:
 
     def is_well(self) -> bool:
         """Everything sent has an outcome, every broker is unfenced, every replica in sync."""
-        if not all(producer.is_done for producer in self.producers) or not self.is_ready():
+        if not self.workload.is_done or not self.is_ready():
             return False
         image = self.world.voters.snapshots[self.world.voters.last_index]
         if any(broker.state is not BrokerState.RUNNING for broker in image.brokers.values()):
@@ -202,44 +163,15 @@ class Run:
             for state in topic.partitions
         )
 
-    def _has_read_all(self, reader: ReaderClient) -> bool:
-        key = (self._topic_id, reader.partition)
-        return reader.next_offset >= self.invariants.committed_end(key)
-
-    def _acknowledged(self, partition: int, end: int, acks: Acks, who: str) -> None:
-        if acks is Acks.ALL:
-            self.invariants.acknowledged((self._topic_id, partition), end, who)
-
     def _until(self, seconds: float, done: Callable[[], bool], name: str, what: str) -> None:
         if not self.world.run(seconds, done):
             image = self.world.voters.snapshots[self.world.voters.last_index]
             brokers = {broker_id: broker.state.value for broker_id, broker in image.brokers.items()}
             states = [state for topic in image.topics.values() for state in topic.partitions]
             ready = {host.broker_id: host.is_ready for host in self.world.hosts.values()}
-            left = [producer.name for producer in self.producers if not producer.is_done]
+            left = self.workload.waiting()
             told = f"{what} in {seconds:.0f} s: ready {ready}, {brokers}, waiting {left}, {states}"
             raise Anomaly(name, told)
-
-    def _next_id(self) -> int:
-        self._clients += 1
-        return FIRST_CLIENT + self._clients
-
-    def _client(self, name: str) -> Client:
-        return Client(self.world, self._next_id(), name)
-
-    def _reader(self, name: str, topic: str, partition: int, *, rereads: bool = True) -> ReaderClient:
-        reader = ReaderClient(
-            self.world,
-            self._next_id(),
-            name,
-            self.history,
-            topic=topic,
-            partition=partition,
-            rereads=rereads,
-        )
-        reader.read()
-        self.readers.append(reader)
-        return reader
 
 
 def run(plan: Plan) -> Report:
@@ -249,16 +181,17 @@ def run(plan: Plan) -> Report:
 
     def make(loop: SimLoop) -> World:
         lag = Random(f"lag {plan.seed}").choice((0.002, 0.05, 0.5))
-        return World(loop, plan.seed, plan.brokers, lag_seconds=lag)
+        many = plan.seed % MANY_EVERY == MANY_EVERY - 1 and plan.mix is None
+        return World(loop, plan.seed, plan.brokers or (5 if many else 3), lag_seconds=lag)
 
-    with running(make) as world:
+    with running(make) as world, installed(world):
         simulated = Run(plan, world)
         world.on_round.append(simulated.invariants.look)
         started_at = world.loop.time()
         try:
             simulated.start()
             if plan.story is None:
-                simulated.begin()
+                simulated.workload.begin()
                 simulated.nemesis.begin()
                 world.run(plan.seconds)
             else:
@@ -287,6 +220,14 @@ def run(plan: Plan) -> Report:
     )
 
 
-def run_seed(seed: int, replicas: int | None, *, flips: bool) -> Report:
-    """One seed as it is run by the thousand, in processes that find it here."""
-    return run(Plan(seed, replicas=replicas, faults=(*ALL_FAULTS, *BAD_DISKS) if flips else ALL_FAULTS))
+def run_seed(seed: int, replicas: int | None, coverage: Path | None = None) -> Report:
+    """One seed as it is run by the thousand, in processes that find it here. `coverage`: the directory where
+    the lines that it runs are kept.
+    """
+    plan = Plan(seed, replicas=replicas)
+    if coverage is not None:
+        return covering(lambda: run(plan), coverage / str(seed))
+    if seed % MODULES_EVERY:
+        return run(plan)
+    report, modules = noting_modules(lambda: run(plan))
+    return replace(report, modules=modules)

@@ -58,6 +58,8 @@ class World:
         """Told of each process of a broker that ended."""
         self.on_answered: Callable[[BrokerHost, tuple[bytes, int], Acks], None] = lambda *_told: None
         """Told of each batch that a broker acknowledges, as it does."""
+        self.judges_answers = False
+        """Whether anybody hears of those of the SDK's producers, which have to be taken apart for it."""
         self.on_round: list[Callable[[], None]] = []
         """Called after each round of callbacks; may raise Anomaly."""
         self.network = Network(loop, Random(f"network {seed}"), self.note)

@@ -16,11 +16,14 @@ from tests.sim.history.operations import (
     INVOKE,
     OK,
     Assign,
+    Delete,
+    Gap,
     Operation,
     Poll,
     Refused,
     Send,
     Settings,
+    Trim,
 )
 
 
@@ -38,6 +41,10 @@ class _Partition:
 
     name: str
     is_kept: bool = True
+    is_deleted: bool = False
+    trimmed_to: int = 0
+    """Records before it may be gone."""
+    gaps: list[Gap] = field(default_factory=list)
     at: dict[int, str] = field(default_factory=dict)
     """Values by offset, as first read or acknowledged."""
     offsets: dict[str, int] = field(default_factory=dict)
@@ -48,7 +55,7 @@ class _Partition:
     """What became of them, in that order."""
     invoked: dict[str, int] = field(default_factory=dict)
     """Values in the order in which they were sent."""
-    polls: list[Poll | Assign] = field(default_factory=list)
+    polls: list[Poll | Assign | Gap] = field(default_factory=list)
 
     @property
     def read_up_to(self) -> int:
@@ -73,6 +80,13 @@ def check(history: Iterable[Operation]) -> list[Anomaly]:
                 found += _polled(partition, operation)
             case Assign():
                 partition.polls.append(operation)
+            case Gap():
+                partition.polls.append(operation)
+                partition.gaps.append(operation)
+            case Trim(offset=offset):
+                partition.trimmed_to = max(partition.trimmed_to, offset)
+            case Delete():
+                partition.is_deleted = True
             case Refused(offset=offset, error=error):
                 found.append(Anomaly("out-of-range", name, f"{offset}: {error}"))
     for partition in partitions.values():
@@ -83,6 +97,7 @@ def check(history: Iterable[Operation]) -> list[Anomaly]:
             polls = [operation for operation in partition.polls if operation.process == process]
             found += _poll_order(partition, polls)
         found += _high_watermarks(partition)
+        found += _gaps(partition)
     return found
 
 
@@ -125,14 +140,14 @@ def _placed(partition: _Partition, offset: int, value: str, how: str) -> Iterato
 
 
 def _lost(partition: _Partition) -> Iterator[Anomaly]:
-    if not partition.is_kept:
+    if not partition.is_kept or partition.is_deleted:
         return
     for send in partition.sends:
         if send.kind != OK or send.acks != "all":
             continue
         for value in send.values:
-            if value not in partition.read:
-                offset = partition.offsets.get(value, -1)
+            offset = partition.offsets.get(value, -1)
+            if value not in partition.read and not 0 <= offset < partition.trimmed_to:
                 name = "lost-write" if offset <= partition.read_up_to else "unseen"
                 yield Anomaly(name, partition.name, f"{value}, acknowledged at {offset} to {send.process}")
 
@@ -164,11 +179,14 @@ def _unordered_sends(partition: _Partition) -> Iterator[Anomaly]:
 # --- the order of what one process read -------------------------------------------------------------------
 
 
-def _poll_order(partition: _Partition, polls: list[Poll | Assign]) -> Iterator[Anomaly]:
+def _poll_order(partition: _Partition, polls: list[Poll | Assign | Gap]) -> Iterator[Anomaly]:
     expected: int | None = None
     for poll in polls:
         if isinstance(poll, Assign):
             expected = poll.offset
+            continue
+        if isinstance(poll, Gap):
+            expected = poll.resumed_at
             continue
         offsets = [offset for offset, _ in poll.records]
         if not offsets:
@@ -184,10 +202,19 @@ def _step(partition: _Partition, poll: Poll, expected: int, offset: int, within:
     if offset < expected:
         told = f"{poll.process} read {offset} where {expected} is next"
         yield Anomaly(f"{within}nonmonotonic-poll", partition.name, told)
-    skipped = [known for known in range(expected, offset) if known in partition.at]
+    from_offset = max(expected, partition.trimmed_to)
+    skipped = [known for known in range(from_offset, offset) if known in partition.at]
     if skipped:
         told = f"{poll.process} read {offset} where {expected} is next, over {skipped[0]}"
         yield Anomaly(f"{within}poll-skip", partition.name, told)
+
+
+def _gaps(partition: _Partition) -> Iterator[Anomaly]:
+    """Nothing is gone but what was trimmed."""
+    for gap in partition.gaps:
+        if gap.resumed_at > partition.trimmed_to:
+            told = f"{gap.process} lost {gap.offset} to {gap.resumed_at}, trimmed to {partition.trimmed_to}"
+            yield Anomaly("gap", partition.name, told)
 
 
 def _high_watermarks(partition: _Partition) -> Iterator[Anomaly]:

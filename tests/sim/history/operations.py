@@ -72,6 +72,39 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A reader was told that records from `offset` to `resumed_at` are gone, and goes on there."""
+
+    time: float
+    process: str
+    partition: str
+    offset: int
+    resumed_at: int
+    f: str = "gap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trim:
+    """It was asked, or is, to forget what lies before the offset."""
+
+    time: float
+    process: str
+    partition: str
+    offset: int
+    f: str = "trim"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """It was asked, or is, to delete the partition: what it had is no loss from then on."""
+
+    time: float
+    process: str
+    partition: str
+    f: str = "delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:
     """A client ended where it stood."""
 
@@ -91,13 +124,16 @@ class Settings:
     f: str = "settings"
 
 
-Operation = Send | Poll | Assign | Refused | Crash | Settings
+Operation = Send | Poll | Assign | Refused | Gap | Trim | Delete | Crash | Settings
 
 _KINDS: Final[dict[str, Callable[..., Operation]]] = {
     "send": Send,
     "poll": Poll,
     "assign": Assign,
     "refused": Refused,
+    "gap": Gap,
+    "trim": Trim,
+    "delete": Delete,
     "crash": Crash,
     "settings": Settings,
 }

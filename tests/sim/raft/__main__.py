@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
+from tests import proofs
 from tests.sim.raft.mutants import MUTANTS
 from tests.sim.raft.report import Report
 from tests.sim.raft.seeds import run_mutant, run_plan, run_stock
 
-PROOFS = Path("docs/proofs.txt")
 TOLD_MAX = 20
 """Failures that are told one by one."""
 
@@ -116,18 +113,10 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
 
 
 def _prove(reports: Sequence[Report], options: argparse.Namespace, failed: int) -> None:
-    git = ["git", "describe", "--always"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    git = ["git", "status", "--porcelain", "--", ".", f":(exclude){PROOFS}"]  # which this itself changes
-    if subprocess.run(git, capture_output=True, text=True, check=True).stdout:
-        commit += "-dirty"
     nodes = "" if options.nodes is None else f" NODES={options.nodes}"
     seeds = f"{reports[0].seed}-{reports[-1].seed}"
     result = "clean" if not failed else f"FAILED ({failed})"
-    line = f"{datetime.now(UTC):%F} {commit} fuzz SEEDS={len(reports)} ({seeds}){nodes} {result}"
-    with PROOFS.open("a") as proofs:
-        proofs.write(line + "\n")
-    print(line)
+    proofs.note(f"fuzz SEEDS={len(reports)} ({seeds}){nodes} {result}")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def test_there_is_exactly_what_this_version_can_do() -> None:
         "cluster brokers",
         "cluster elect-leaders",
         "cluster drain",
+        "cluster add-voter",
+        "cluster remove-voter",
         "bench produce",
         "bench consume",
         "bench latency",

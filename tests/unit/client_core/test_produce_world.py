@@ -70,6 +70,25 @@ def test_a_producer_whose_records_were_given_up_wants_no_stream() -> None:
     world.check_end()
 
 
+@pytest.mark.parametrize("began_at", [0.1 + 0.7 * step for step in range(40)])
+def test_a_stalled_session_fails_at_the_very_time_that_was_named(began_at: float) -> None:
+    """Else its producer spins: told to look around at a time that is there, and finding nothing to do."""
+    world = World(1, faults=0.0, delivery_timeout=20.0)
+    world.now = began_at
+    world.send(0)
+    world.end_tick()
+    (number,) = world.wires
+    assert world.write(number) == [], "the producer has no id yet"
+    assert len(world.write(number)) == 1
+    session = world.wires[number].session
+    sender = world.sender
+    assert sender.wake_at() == pytest.approx(began_at + sender.options.stall_s)
+    world.now = sender.wake_at()
+    sender.tick(world.now)
+    assert session.failed is not None
+    assert sender.wake_at() > world.now, "nothing more is to be done for it"
+
+
 def test_a_world_without_trouble_loses_nothing() -> None:
     world = World(1, faults=0.0, delivery_timeout=1e6)
     for _ in range(2000):

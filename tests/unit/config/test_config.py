@@ -273,10 +273,15 @@ def test_a_broker_alone_may_have_a_secret_and_needs_none() -> None:
     assert loaded(cluster__secret_file="s").cluster.secret_file == Path("s")
 
 
-def test_this_broker_is_one_of_the_voters() -> None:
+def test_a_broker_that_is_none_of_the_voters_needs_the_secret_to_follow_them() -> None:
+    """Rule 44."""
     for others in ("2@b2:7071", "2@b2:7071,3@b3:7071"):
-        error = refusal({"cluster.voters": others, "cluster.secret_file": "s"})
-        assert (error.key, "this is broker 1" in error.reason) == ("cluster.voters", True)
+        error = refusal({"cluster.voters": others})
+        assert (error.key, "broker 1 is none of the voters" in error.reason) == ("cluster.secret_file", True)
+        cluster = loaded(
+            cluster__voters=others, cluster__secret_file="s", cluster__peer_advertise="b1:1"
+        ).cluster
+        assert cluster.peer_address(1) == "b1:1"
 
 
 def test_a_voters_address_is_the_one_that_it_advertises() -> None:

@@ -143,6 +143,11 @@ class LeaderStory(_Story):
         self.log_start = int(start)
         self._advance()
 
+    def do_await(self, start: str) -> None:
+        """Somebody waits for all in sync to begin there."""
+        if self.leader.wait_for_log_start(int(start), f"a log start of {start}"):
+            self.say("they do")
+
     def _advance(self) -> None:
         self.step(self.leader.advance(self.log_start, self.log_end, self.durable_end, self.now_ms))
 
@@ -179,8 +184,12 @@ class LeaderStory(_Story):
         session: str = "1",
         epoch: str = "1",
         start: str | None = None,
+        log_start: str = "0",
+        leaves: str = "no",
     ) -> None:
-        said = Acknowledgement(int(epoch), int(session), int(end), int(durable or end))
+        said = Acknowledgement(
+            int(epoch), int(session), int(end), int(durable or end), int(log_start), leaves=leaves == "yes"
+        )
         sender = Member(int(who), int(start or 10 + int(who)))
         self.step(self.leader.acknowledged(sender, said, self.now_ms))
 
@@ -265,6 +274,9 @@ class FollowerStory(_Story):
     def do_lose(self) -> None:
         self.turn(self.follower.interrupted())
 
+    def do_withdraw(self) -> None:
+        self.turn(self.follower.withdraw())
+
     def do_serve(
         self, at: str, *, hw: str = "0", start: str = "0", session: str = "1", epoch: str = "2"
     ) -> None:
@@ -338,7 +350,8 @@ class FollowerStory(_Story):
             where = f"at {said.fetch_offset} after epoch {said.last_epoch}, durable {said.durable_end}"
             self.say(f"states {where}, session {said.session}")
         if (ack := turn.acknowledge) is not None:
-            self.say(f"acknowledges {ack.log_end}, durable {ack.durable_end}, session {ack.session}")
+            more = f", start {ack.log_start}" * (ack.log_start > 0) + ", leaves" * ack.leaves
+            self.say(f"acknowledges {ack.log_end}, durable {ack.durable_end}, session {ack.session}{more}")
         if turn.begin_later:
             self.say("begins later")
         if turn.trouble is not None:

@@ -261,13 +261,40 @@ def test_it_adopts_the_leaders_log_start_as_far_as_it_is_durable() -> None:
             states at 10 after epoch 0, durable 6, session 1
         > serve 10 hw=9 start=8
             trims to 6
+            acknowledges 10, durable 6, session 1, start 6
         > look
             high watermark 6, following
         > sync
             trims to 8
-            acknowledges 10, durable 10, session 1
+            acknowledges 10, durable 10, session 1, start 8
+            acknowledges 10, durable 10, session 1, start 6
         > look
             high watermark 9, following
+        """
+    )
+
+
+def test_one_whose_disk_hangs_asks_to_leave_and_states_anew_when_it_is_told_to_begin() -> None:
+    """Rule 40: what comes meanwhile is of a session that is over (rule 37)."""
+    follower_story(
+        """
+        > follow 10
+        > withdraw
+        > begin
+            states at 10 after epoch 0, durable 10, session 1
+        > withdraw
+            acknowledges 10, durable 10, session 1, leaves
+        > serve 10 hw=9
+        > look
+            high watermark 0, idle
+        > begin
+            states at 10 after epoch 0, durable 10, session 2
+        > serve 10 hw=9 session=2
+        > withdraw
+            acknowledges 10, durable 10, session 2, leaves
+        > push 10 12 session=2
+        > look
+            high watermark 9, idle
         """
     )
 

@@ -39,6 +39,66 @@ def test_a_record_is_committed_once_every_member_of_the_isr_has_it_durable() -> 
     )
 
 
+def test_who_asks_to_leave_is_removed_and_joins_again_once_it_has_stated_anew() -> None:
+    """Rules 40 and 10. It counts until the metadata say that it left (rule 6)."""
+    leader_story(
+        """
+        > lead isr=1,2,3
+        > state 2 0 last=-
+            serving from 0, high watermark 0, log start 0
+        > state 3 0 last=-
+            serving from 0, high watermark 0, log start 0
+        > ack 3 0 session=2 leaves=yes
+        > ack 3 0 leaves=yes
+            asks for ISR 1,2 on 0
+        > append 5
+            something for 2
+        > push 2
+            push from 0 to 5, high watermark 0
+        > sync
+        > ack 2 5
+        > commit isr=1,2
+            high watermark 5
+            committed up to 5
+        > tick 100
+        > state 3 0 last=- session=2
+            serving from 0, high watermark 5, log start 0
+            something for 3
+        > push 3
+            push from 0 to 5, high watermark 5
+        > ack 3 5 session=2
+            asks for ISR 1,2,3 on 1
+        """
+    )
+
+
+def test_a_log_start_is_told_once_all_in_sync_have_it() -> None:
+    """Rule 7: whoever leads next does not bring back what was deleted. Who is not in sync is not awaited."""
+    leader_story(
+        """
+        > lead isr=1,2 log=10 hw=10
+        > await 0
+            they do
+        > state 2 10
+            serving from 10, high watermark 10, log start 0
+        > trim 5
+            something for 2
+        > await 5
+        > push 2
+            push from 10 to 10, high watermark 10
+        > ack 2 10 log_start=4
+        > ack 2 10 log_start=5
+            committed a log start of 5
+        > await 5
+            they do
+        > trim 6
+        > await 6
+        > commit isr=1 b2=fenced
+            committed a log start of 6
+        """
+    )
+
+
 def test_with_flush_interval_what_was_appended_counts() -> None:
     """Rule 6."""
     leader_story(

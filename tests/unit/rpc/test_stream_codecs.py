@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millpond.v1.internal import control_pb2, replication_pb2
+from millpond.v1.internal import control_pb2, replication_pb2, subscription_pb2
 from millpond.wire.errors import ERRORS, ErrorCode, FencedEpoch
 from millpond_broker.consensus import codec
 from millpond_broker.consensus.metadata_log import NotApplied, Ok, ProposeOutcome, Unknown
@@ -17,10 +17,11 @@ from millpond_broker.core import replication as core
 from millpond_broker.core.commands import DeleteTopic, Envelope
 from millpond_broker.core.results import Applied, Refused, RefusedItem
 from millpond_broker.core.sessions import Heard, Heartbeat
-from millpond_broker.rpc import control_codec, replication_codec
+from millpond_broker.rpc import control_codec, replication_codec, subscription_codec
 from millpond_broker.rpc.peer_handshake import LinkRefused, Reason
 from millpond_broker.runtime import control_messages as control
 from millpond_broker.runtime import replication_messages as replication
+from millpond_broker.runtime import subscription_messages as subscription
 from tests.unit.consensus.test_codec import EXAMPLES
 
 UNHURRIED = settings(deadline=None)
@@ -68,22 +69,37 @@ outcomes = st.one_of(
     st.builds(NotApplied, texts),
     st.builds(Unknown, texts, u64),
 )
+voters = st.lists(st.tuples(u32, texts), max_size=5).map(tuple)
 envelopes = st.builds(Envelope, ids, u64, u64, st.sampled_from(EXAMPLES))
 questions = st.one_of(
     st.builds(control.Propose, envelopes, u32),
     st.builds(control.Beat, st.builds(Heartbeat, u32, u64, u64, u32, u64), st.binary(max_size=40)),
     st.builds(control.Who),
-    st.builds(control.Found, st.lists(st.tuples(u32, texts), max_size=5).map(tuple)),
+    st.builds(control.Found, voters),
+    st.builds(control.ReadyToVote),
+    st.builds(control.HandOver),
 )
 replies = st.one_of(
     st.builds(control.Proposed, outcomes, st.none() | u32),
     st.builds(control.Beaten, st.none() | st.sampled_from(Heard), u64, u64, st.none() | u32),
     st.builds(control.Here, ids),
-    st.builds(control.Founded, st.none() | st.binary(max_size=40), st.none() | texts),
+    st.builds(
+        control.Founded, st.none() | st.binary(max_size=40), st.none() | texts, without_you=st.booleans()
+    ),
+    st.builds(control.Ready, texts, st.lists(u32, max_size=5).map(tuple)),
     st.builds(control.Failed, texts),
 )
 numbers = st.integers(1, (1 << 64) - 1)
 controls = st.builds(control.Asked, numbers, questions) | st.builds(control.Replied, numbers, replies)
+subscriptions = st.one_of(
+    st.builds(subscription.Subscribe, u64),
+    st.builds(subscription.Whole, u64, st.binary(min_size=1, max_size=200)),
+    st.builds(
+        subscription.Commands, u64, st.lists(st.tuples(u64, st.binary(max_size=40)), max_size=5).map(tuple)
+    ),
+    st.builds(subscription.At, u64, st.none() | u32),
+    st.builds(subscription.NotServed, texts, voters, for_good=st.booleans()),
+)
 
 
 @UNHURRIED
@@ -98,6 +114,28 @@ def test_a_replication_message_comes_back_as_it_went(message: Any) -> None:
 @given(controls)
 def test_a_control_message_comes_back_as_it_went(message: Any) -> None:
     assert control_codec.decode(*control_codec.encode(message)) == message
+
+
+@UNHURRIED
+@given(subscriptions)
+def test_a_message_of_a_subscription_comes_back_as_it_went(message: Any) -> None:
+    head, body = subscription_codec.encode(message)
+    assert head, "a body needs a message before it"
+    assert subscription_codec.decode(head, body) == message
+
+
+def test_a_message_of_a_subscription_that_says_nothing_of_use_is_refused() -> None:
+    at = subscription_pb2.SubscriptionMessage(at=subscription_pb2.SubscriptionAt(version=1))
+    whole = subscription_pb2.SubscriptionMessage(whole=subscription_pb2.SubscriptionWhole(version=1))
+    for head, body in (
+        (b"", b""),
+        (b"", b"a body alone"),
+        (at.SerializeToString(), b"a body"),
+        (whole.SerializeToString(), b""),
+    ):
+        with pytest.raises(LinkRefused) as caught:
+            subscription_codec.decode(head, body)
+        assert caught.value.reason is Reason.MALFORMED
 
 
 def test_bytes_of_batches_are_not_copied_by_the_codec() -> None:
@@ -119,6 +157,9 @@ def test_every_kind_of_message_has_a_row_and_every_field_of_the_wire_one_too() -
     assert set(control_codec.ROWS) == {*get_args(control.Question), *get_args(control.Reply)}
     fields = control_pb2.ControlMessage.DESCRIPTOR.oneofs_by_name["kind"].fields
     assert {row.field for row in control_codec.ROWS.values()} == {field.name for field in fields}
+    assert set(subscription_codec.ROWS) == {*get_args(subscription.FromVoter), subscription.Subscribe}
+    fields = subscription_pb2.SubscriptionMessage.DESCRIPTOR.oneofs_by_name["kind"].fields
+    assert {row.field for row in subscription_codec.ROWS.values()} == {field.name for field in fields}
     assert set(control_codec.HEARD) == {None, *Heard}
     assert set(control_codec.HEARD.values()) == set(control_pb2.ControlHeard.values())
     assert len(get_args(ProposeOutcome)) == len(
@@ -138,18 +179,21 @@ def test_every_refusal_of_the_error_table_can_be_told_and_raised_again() -> None
 @UNHURRIED
 @given(head=st.binary(max_size=300), body=st.binary(max_size=10))
 def test_junk_is_refused_or_is_a_message(head: bytes, body: bytes) -> None:
-    for decode in (replication_codec.decode, control_codec.decode):
+    for decode in (replication_codec.decode, control_codec.decode, subscription_codec.decode):
         with suppress(LinkRefused):
             decode(head, body)
 
 
 @UNHURRIED
-@given(message=replications | controls, data=st.data())
+@given(message=replications | controls | subscriptions, data=st.data())
 def test_a_message_with_some_bytes_changed_is_refused_or_is_a_message(
     message: Any, data: st.DataObject
 ) -> None:
-    of_control = isinstance(message, control.Asked | control.Replied)
-    side: Any = control_codec if of_control else replication_codec
+    side: Any = replication_codec
+    if isinstance(message, control.Asked | control.Replied):
+        side = control_codec
+    elif type(message) in subscription_codec.ROWS:
+        side = subscription_codec
     head, body = side.encode(message)
     changed = bytearray(head)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -60,6 +60,7 @@ class Node:
             broker_id,
             self.incarnation,
             is_alone=False,
+            streams=self.streams,
         )
         self.peering = Peering(Peer(broker_id, directory_of(broker_id), self.incarnation, b""), None)
         self.failure: BaseException | None = None

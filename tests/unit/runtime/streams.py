@@ -22,7 +22,8 @@ Handler = Callable[[PeerStream], Awaitable[None]]
 class MemoryStream:
     """Implements PeerStream: one end."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, network: Network, peer: Peer) -> None:
+        self._network = network
         self.peer = peer
         self.other: MemoryStream
         self._came: list[Any] = []
@@ -30,7 +31,10 @@ class MemoryStream:
         self._closed = False
 
     def send(self, message: Any) -> None:
-        if not self._closed and not self.other._closed:
+        sender = self.other.peer.broker_id
+        if self._network.listens:
+            self._network.said.append((sender, message))
+        if not self._closed and not self.other._closed and sender not in self._network.silent:
             self.other._came.append(message)
             self.other._changed.set()
 
@@ -56,6 +60,11 @@ class Network:
         self.listening: dict[str, MemoryStreams] = {}
         self.cut: set[int] = set()
         """Brokers that reach nobody, and whom nobody reaches."""
+        self.silent: set[int] = set()
+        """Brokers from which nothing comes on streams that are open, and nothing says so."""
+        self.said: list[tuple[int, Any]] = []
+        """What was sent, and by whom, while `listens`."""
+        self.listens = False
 
 
 class MemoryStreams:
@@ -91,7 +100,7 @@ class MemoryStreams:
         handler = other._handlers.get(purpose)
         if handler is None:
             raise PeerUnreachable("nobody serves that")
-        mine, theirs = MemoryStream(other.me()), MemoryStream(self.me())
+        mine, theirs = MemoryStream(self.network, other.me()), MemoryStream(self.network, self.me())
         mine.other, theirs.other = theirs, mine
         self._ends.add(mine)
         other._take(theirs, handler)

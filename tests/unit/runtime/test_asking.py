@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from millpond_broker.runtime import asking
-from millpond_broker.runtime.asking import Conversation, Line, Target, Unanswered, answers_nothing, ask_once
+from millpond_broker.runtime.asking import (
+    Answer,
+    Conversation,
+    Line,
+    Target,
+    Unanswered,
+    answers_nothing,
+    ask_once,
+)
 from millpond_broker.runtime.control_messages import Failed, Here, Question, Reply, Who
 from millpond_broker.runtime.peers import Peer, PeerStream, Purpose
 from tests.unit.runtime.streams import MemoryStream, MemoryStreams, Network
@@ -42,9 +52,10 @@ class Answers:
 
 
 @asynccontextmanager
-async def talking(answers: Answers) -> AsyncIterator[tuple[Conversation, MemoryStream]]:
+async def talking(answers: Answer) -> AsyncIterator[tuple[Conversation, MemoryStream]]:
     """One that asks, and the stream under it; the other end answers."""
-    mine, theirs = MemoryStream(PEERS[2]), MemoryStream(PEERS[1])
+    network = Network()
+    mine, theirs = MemoryStream(network, PEERS[2]), MemoryStream(network, PEERS[1])
     mine.other, theirs.other = theirs, mine
     asker, answerer = Conversation(mine, answers_nothing), Conversation(theirs, answers)
     async with asyncio.TaskGroup() as tasks:
@@ -110,6 +121,23 @@ async def test_questions_are_bounded_at_both_ends(monkeypatch: pytest.MonkeyPatc
         monkeypatch.undo()
         with pytest.raises(KeyError):  # of what was cleared
             await asyncio.gather(*asked)
+
+
+async def test_an_answer_that_was_not_begun_is_not_left_behind() -> None:
+    """A stream that breaks in the turn in which a question came ends its answer before the first step."""
+    answers = Answers()
+    begun: list[Coroutine[Any, Any, Reply]] = []
+
+    def answer(_peer: Peer, _question: Question) -> Reply | Awaitable[Reply]:
+        begun.append(answers._answer())
+        assert asking_stream.other is not None
+        asking_stream.other.close()
+        return begun[-1]
+
+    async with talking(answer) as (asker, asking_stream):
+        with pytest.raises(Unanswered):
+            await asker.ask(Who(), 60)
+    assert [inspect.getcoroutinestate(coroutine) for coroutine in begun] == [inspect.CORO_CLOSED]
 
 
 async def test_a_mistake_in_an_answer_leaves_the_stream(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from millpond_broker.runtime.heartbeats import GAP_SECONDS_MAX, SESSION_SECONDS, Lease
+from millpond_broker.consensus.raft.library import Timing
+from millpond_broker.runtime.heartbeats import (
+    BEAT_SECONDS,
+    GAP_SECONDS_MAX,
+    SESSION_SECONDS,
+    UNHEARD_SECONDS_MAX,
+    Lease,
+)
 
 
 class Time:
@@ -38,6 +45,23 @@ def test_it_lasts_a_session_from_when_the_heartbeat_was_sent() -> None:
     assert lease.holds()
     run_for(lease, time, 0.1)
     assert not lease.holds()
+
+
+def test_a_controllers_word_to_itself_is_as_old_as_its_majority_may_be() -> None:
+    """Rule 39: cut off, it leads the voters in its own eyes until it misses their answers; another one may
+    lead by then. Its lease must not be longer for it than that of any other broker.
+    """
+    time = Time()
+    lease = Lease(time, is_alone=False)
+    cut_at = time.now
+    run_for(lease, time, Timing().leader_fallback)
+    lease.extend(time.now, by_itself=True)
+    run_for(lease, time, cut_at + SESSION_SECONDS - time.now)
+    assert not lease.holds()
+    lease.extend(time.now, by_itself=True)
+    assert lease.holds()
+    assert Timing().leader_fallback + Timing().heartbeat < UNHEARD_SECONDS_MAX, "it looks now and then"
+    assert SESSION_SECONDS - UNHEARD_SECONDS_MAX > 2 * BEAT_SECONDS, "some may be late"
 
 
 def test_who_was_held_up_has_none_before_it_was_heard_again() -> None:

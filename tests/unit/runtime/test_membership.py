@@ -6,13 +6,14 @@ import asyncio
 from dataclasses import replace
 
 from millpond_broker.consensus.metadata_log import MetadataLogFailed, NotApplied
-from millpond_broker.core.commands import CreateTopic, Envelope
+from millpond_broker.core.commands import CreateTopic, Envelope, Voter
 from millpond_broker.core.image import BrokerState
+from millpond_broker.core.state import frozen
 from millpond_broker.runtime.control_messages import Beat, Beaten
 from millpond_broker.runtime.heartbeats import TakenOver
 from millpond_broker.runtime.peers import Peer
 from tests.unit.runtime.members import Cluster, play, until
-from tests.unit.runtime.voters import CLUSTER_ID, directory_of, incarnation_of, registration
+from tests.unit.runtime.voters import CLUSTER_ID, address_of, directory_of, incarnation_of, registration
 
 TOPIC = CreateTopic(b"t" * 16, "t", 3, 2, (), ((2, 1, 3), (1, 2, 3)))
 
@@ -240,6 +241,61 @@ def test_the_last_one_stops_without_waiting_for_anybody() -> None:
         await asyncio.sleep(1.0)
         async with asyncio.timeout(2.0):
             await cluster.nodes[1].membership.leave(30.0)
+
+    play(story)
+
+
+def test_the_last_voter_waits_for_no_controller_that_cannot_be() -> None:
+    """Two of three have stopped, and were the majority: the metadata say no more what became of them."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.voters.leader = None
+        await cluster.kill(1)
+        await cluster.kill(2)
+        assert cluster.nodes[3].metadata.image.brokers[2].state is BrokerState.RUNNING
+        async with asyncio.timeout(1.5):
+            assert not await cluster.nodes[3].membership.leave(30.0)
+
+    play(story)
+
+
+def test_one_of_two_that_are_left_of_five_waits_for_nobody() -> None:
+    """The other one is there, and can decide nothing: the metadata need three of five."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.voters.leader = None
+        voters = {key: Voter(key, f"disk-{key}", address_of(key)) for key in (1, 2, 3, 4, 5)}
+        for log in cluster.voters.logs.values():
+            log.image = replace(log.image, voters=frozen(voters))
+        await cluster.kill(1)
+        async with asyncio.timeout(1.5):
+            assert not await cluster.nodes[3].membership.leave(30.0)
+
+    play(story)
+
+
+def test_all_that_stop_at_once_wait_for_nobody() -> None:
+    """Each of them sees that no other one runs on."""
+
+    async def story(cluster: Cluster) -> None:
+        await cluster.nodes[1].metadata.propose(TOPIC)
+        async with asyncio.timeout(1.5):
+            await asyncio.gather(*(node.membership.leave(30.0) for node in cluster.nodes.values()))
+
+    play(story)
+
+
+def test_who_stops_waits_for_a_controller_while_there_can_be_one() -> None:
+    """An election is under way: the two others are there."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.voters.leader = None
+        leaving = asyncio.ensure_future(cluster.nodes[3].membership.leave(30.0))
+        await asyncio.sleep(3.0)
+        assert not leaving.done()
+        cluster.voters.elect(2)
+        assert await leaving
+        assert cluster.nodes[2].metadata.image.brokers[3].state is not BrokerState.RUNNING
 
     play(story)
 

@@ -94,6 +94,8 @@ class MemoryLog:
         self.image = EMPTY
         self.stuck = False
         """It leads, and commits nothing."""
+        self.kept_from: int | None = None
+        """From which index on it keeps commands; None: it keeps none."""
         self._voters = voters
         self._broker_id = broker_id
         self._callbacks: list[Callable[[MetadataImage], None]] = []
@@ -147,13 +149,26 @@ class MemoryLog:
         return lambda: self._callbacks.remove(callback)
 
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:
-        raise LookupError("a snapshot is the start")
+        if self.kept_from is None or from_index < self.kept_from:
+            raise LookupError("a snapshot is the start")
+        envelopes = list(enumerate(self._voters.envelopes, start=2))
+        return (
+            CommittedEntry(index, 1, envelope)
+            for index, envelope in envelopes
+            if from_index <= index <= self.image.version
+        )
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.image.version, 1, encode_snapshot(self.image))
 
+    def look_elsewhere(self) -> None:
+        """All there is, is here."""
+
     async def failed(self) -> None:
         await asyncio.Event().wait()
+
+    def hand_over(self) -> None:
+        """Whoever leads next is decided by the test."""
 
     async def close(self) -> None:
         """Nothing is open."""

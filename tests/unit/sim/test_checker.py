@@ -14,11 +14,14 @@ from tests.sim.history.operations import (
     OK,
     Assign,
     Crash,
+    Delete,
+    Gap,
     Operation,
     Poll,
     Refused,
     Send,
     Settings,
+    Trim,
     from_lines,
     to_lines,
 )
@@ -138,3 +141,35 @@ def test_nothing_is_found_where_nothing_is_wrong(name: str) -> None:
 def test_a_history_survives_being_written_down() -> None:
     history = [operation for sound in SOUND.values() for operation in sound]
     assert from_lines(to_lines(history)) == history
+
+
+def trimmed(offset: int) -> list[Operation]:
+    return [Trim(time=next(_TIME), process="admin", partition="t-0", offset=offset)]
+
+
+def gap(offset: int, resumed_at: int, by: str = "r") -> list[Operation]:
+    return [
+        Gap(time=next(_TIME), process=by, partition="t-0", offset=offset, resumed_at=resumed_at),
+    ]
+
+
+def test_what_was_trimmed_is_no_loss() -> None:
+    sends = [operation for number in range(4) for operation in sent(f"v{number}", at=number)]
+    later = [*assigned(0), *read((2, "v2"), (3, "v3"))]
+    assert {anomaly.name for anomaly in check([*sends, *later])} == {"lost-write", "poll-skip"}
+    assert check([*sends, *trimmed(2), *later]) == []
+    assert {anomaly.name for anomaly in check([*sends, *trimmed(1), *later])} == {"lost-write", "poll-skip"}
+
+
+def test_a_gap_is_right_where_it_was_trimmed_only() -> None:
+    sends = [operation for number in range(4) for operation in sent(f"v{number}", at=number)]
+    reads = [*assigned(0), *read((0, "v0")), *gap(1, 3), *read((3, "v3"))]
+    assert check([*sends, *trimmed(3), *reads]) == []
+    assert "gap" in {anomaly.name for anomaly in check([*sends, *trimmed(2), *reads])}
+
+
+def test_what_a_deleted_topic_had_is_no_loss_but_may_not_be_wrong() -> None:
+    deleted = [Delete(time=next(_TIME), process="admin", partition="t-0")]
+    assert check([*sent("v0", at=0), *deleted]) == []
+    doubled = [*read((0, "v0")), *read((1, "v0"), by="other")]
+    assert {anomaly.name for anomaly in check([*doubled, *deleted])} == {"duplicate"}

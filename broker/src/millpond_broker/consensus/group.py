@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -122,13 +123,15 @@ class GroupMetadataLog:
         run_blocking: RunBlocking,
         make_links: Callable[[PeerEvents], PeerLinks],
         configured: Mapping[int, str],
+        address: str = "",
         options: GroupOptions | None = None,
     ) -> GroupMetadataLog:
         """The log in a voter's data directory, `<directory>/metadata`, which was formatted. It follows the
         other voters at once, and may come to lead.
 
         `make_links` gets whom to tell; what it makes is closed with this. `configured`: host:port of each
-        voter, by broker id, for as long as the log does not tell. Raises NotADataDirectory, StorageFailed,
+        voter, by broker id, for as long as the log does not tell. `address`: this voter's own, which one that
+        was the only voter does not have in the log. Raises NotADataDirectory, StorageFailed,
         StorageFull, UnsupportedFormat, and what `make_links` raises.
         """
         options = options or GroupOptions()
@@ -144,6 +147,7 @@ class GroupMetadataLog:
                     random=random.Random(),  # noqa: S311 - of timers
                     options=options.voter,
                     configured=configured,
+                    address=address,
                     on_applied=on_applied,
                 )
             except BaseException:  # whatever it was, the descriptor is given back; re-raised
@@ -261,10 +265,18 @@ class GroupMetadataLog:
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:
         if from_index < self._committed_from:
             raise LookupError(f"entries begin at {self._committed_from}, not {from_index}")
-        return iter([entry for entry in self._committed if entry.index >= from_index])
+        newest_first = takewhile(lambda entry: entry.index >= from_index, reversed(self._committed))
+        return reversed(list(newest_first))
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self._image.version, self._image_term, encode_snapshot(self._image))
+
+    def look_elsewhere(self) -> None:
+        """A voter has its own log, and nothing else."""
+
+    def hand_over(self) -> None:
+        """Let another voter lead, if this one does: soon, or not at all."""
+        self._thread.hand_over()
 
     async def failed(self) -> None:
         await self._has_failed.wait()

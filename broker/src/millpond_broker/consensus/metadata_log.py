@@ -111,6 +111,11 @@ class MetadataLog(Protocol):
     def snapshot(self) -> Snapshot:
         """The image now, as bytes for `codec.decode_snapshot`."""
 
+    def look_elsewhere(self) -> None:
+        """What is here is older than what the controller has, or it is not heard of (rule 44): look for it
+        with somebody else, if there is anybody.
+        """
+
     async def failed(self) -> None:
         """Wait until the log has failed. Raises MetadataLogFailed; never returns."""
 

@@ -243,6 +243,9 @@ class SoloMetadataLog:
     def snapshot(self) -> Snapshot:
         return _snapshot(self._store, self._image)
 
+    def look_elsewhere(self) -> None:
+        """There is nowhere else."""
+
     async def failed(self) -> None:
         await self._has_failed.wait()
         raise MetadataLogFailed(str(self._failure)) from self._failure

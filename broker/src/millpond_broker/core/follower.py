@@ -137,8 +137,9 @@ class Follower:
         # What the leader told last in this epoch; None before it has.
         self._leaders_high_watermark: int | None = None
         self._leaders_log_start = 0
-        # What the leader was told to count, by the latest statement or since.
+        # What the leader was told to count, by the latest statement or since; and where the log begins.
         self._acknowledged = 0
+        self._acknowledged_start = 0
         self._check()
 
     # --- the stream -----------------------------------------------------------------------------------
@@ -156,6 +157,20 @@ class Follower:
         if self.state in (FollowerState.STATING, FollowerState.FOLLOWING):
             self._enter(FollowerState.IDLE)
         return Turn()
+
+    def withdraw(self) -> Turn:
+        """The disk hangs: nobody is to wait for this replica any more (rule 40). `begin` goes on, and by rule
+        10 it joins again.
+        """
+        if self.state not in (FollowerState.STATING, FollowerState.FOLLOWING):
+            return Turn()
+        self._enter(FollowerState.IDLE)
+        log_start, log_end, durable_end, _ = self.position
+        return Turn(
+            acknowledge=Acknowledgement(
+                self.leader_epoch, self.session, log_end, durable_end, log_start, leaves=True
+            )
+        )
 
     def saw(self, partition_epoch: int, floor: int, *, is_member: bool) -> Turn:
         """There is newer metadata of this leader epoch. `floor`: a position that was stated in an earlier
@@ -177,6 +192,7 @@ class Follower:
         self._enter(FollowerState.STATING)
         self.session += 1
         self._acknowledged = self._counted_end
+        self._acknowledged_start = self.position.log_start
         self._stated_in = self._partition_epoch
         position = self.position
         return Turn(
@@ -189,6 +205,7 @@ class Follower:
                 last_epoch=position.last_epoch,
                 durable_end=position.durable_end,
                 stated_in=self._stated_in,
+                log_start=position.log_start,
             )
         )
 
@@ -334,12 +351,11 @@ class Follower:
         )
 
     def _acknowledgement(self) -> Acknowledgement | None:
-        if self._counted_end <= self._acknowledged:
+        log_start, log_end, durable_end, _ = self.position
+        if self._counted_end <= self._acknowledged and log_start <= self._acknowledged_start:
             return None
-        self._acknowledged = self._counted_end
-        return Acknowledgement(
-            self.leader_epoch, self.session, self.position.log_end, self.position.durable_end
-        )
+        self._acknowledged, self._acknowledged_start = self._counted_end, log_start
+        return Acknowledgement(self.leader_epoch, self.session, log_end, durable_end, log_start)
 
     def _cut(self, offset: int) -> Turn:
         if self._loses_committed(offset):

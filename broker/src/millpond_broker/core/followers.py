@@ -47,6 +47,8 @@ class Follower:
     # What counts of its log: its durable end with flush=commit, its log end with interval. 0 before it was
     # first served. Grows within a session; a new one may begin further back.
     end: int = 0
+    # Where its log begins. 0 before it was first served.
+    log_start: int = 0
     # The offset that its next push begins at, and what else it knows of the leader.
     next_offset: int = 0
     told_high_watermark: int = 0
@@ -55,6 +57,8 @@ class Follower:
     is_due: bool = False
     # It has less than it had acknowledged, or than was committed: it has to leave the ISR (rule 37).
     went_back: bool = False
+    # Its disk hangs, and it has asked to leave the ISR; until it is served again (rule 40).
+    is_leaving: bool = False
     # It may join the ISR, and is waited for until it does (rules 6 and 10).
     is_joining: bool = False
 
@@ -157,7 +161,8 @@ class Followers:
             end = min(end, statement.durable_end)
         follower.went_back |= end < max(follower.end, ends.high_watermark)  # matters in the ISR alone
         follower.has_session = True
-        follower.end = end
+        follower.is_leaving = False
+        follower.end, follower.log_start = end, statement.log_start
         follower.next_offset = statement.fetch_offset
         follower.told_high_watermark, follower.told_log_start = ends.high_watermark, ends.log_start
 
@@ -171,6 +176,10 @@ class Followers:
             return
         end = acknowledgement.durable_end if self._waits_for_sync else acknowledgement.log_end
         follower.end = max(follower.end, end)
+        follower.log_start = max(follower.log_start, acknowledgement.log_start)
+        if acknowledgement.leaves:
+            follower.close()
+            follower.is_leaving = True
 
     def lost(self, sender: Member, session: int) -> None:
         """The stream that the session was on is gone. What the follower has, it has."""

@@ -66,7 +66,7 @@ class Step(NamedTuple, Generic[W]):
     written: list[W]
     """Of acks=leader. Rule 39 asks for the lease as they are answered."""
     committed: list[W]
-    """Of acks=all."""
+    """Of acks=all; and who waited for a log start."""
     too_few: list[W]
     """Of acks=all, and the ISR is too small now: `Leader.too_few` is what to tell them (rule 8)."""
     wanted: WantedIsr | None
@@ -104,6 +104,8 @@ class Leader(Generic[W]):
         self._append_times = AppendTimes(reign.replica_lag_ms_max, now_ms)
         self._for_own_end: Waiters[W] = Waiters()
         self._for_high_watermark: Waiters[W] = Waiters()
+        # Log starts that all in sync are to have, by who waits for that: as many as trim it at once.
+        self._for_log_start: dict[W, int] = {}
         self._ends.check()
         self._seat()
         self._step(now_ms)
@@ -162,6 +164,30 @@ class Leader(Generic[W]):
         waiters.add(next_offset, token)
         return False
 
+    def wait_for_log_start(self, log_start: int, token: W) -> bool:
+        """Whether all in sync begin there, or later: whoever leads next does not bring back what was deleted
+        (rule 7). If not, a later step's `committed` or `retire` returns the token, unless it is forgotten.
+        """
+        if self._least_log_start() >= log_start:
+            return True
+        self._for_log_start[token] = log_start
+        return False
+
+    def forget(self, token: W) -> None:
+        """It does not wait for a log start any more."""
+        self._for_log_start.pop(token, None)
+
+    def _least_log_start(self) -> int:
+        maximal, start = self.in_sync.maximal, self._ends.log_start
+        return min([start, *[f.log_start for f in self._followers if f.broker_id in maximal]])
+
+    def _at_log_start(self) -> list[W]:
+        least = self._least_log_start()
+        reached = [token for token, log_start in self._for_log_start.items() if log_start <= least]
+        for token in reached:
+            del self._for_log_start[token]
+        return reached
+
     @property
     def too_few(self) -> NotEnoughReplicasAfterAppend:
         """What those are told whose batch is in the log while the ISR became too small (rule 8)."""
@@ -174,7 +200,8 @@ class Leader(Generic[W]):
 
     def retire(self) -> list[W]:
         """The epoch is over for this replica: whoever still waits will never know from here (rule 8)."""
-        return self._for_own_end.clear() + self._for_high_watermark.clear()
+        trimming, self._for_log_start = list(self._for_log_start), {}
+        return self._for_own_end.clear() + self._for_high_watermark.clear() + trimming
 
     # --- the log, the metadata, time ------------------------------------------------------------------
 
@@ -263,7 +290,10 @@ class Leader(Generic[W]):
         moving = [
             follower
             for follower in self._followers
-            if follower.is_joining or follower.went_back or follower.broker_id not in isr
+            if follower.is_joining
+            or follower.went_back
+            or follower.is_leaving
+            or follower.broker_id not in isr
         ]
         for follower in moving:
             self._review(follower, now_ms)
@@ -274,10 +304,13 @@ class Leader(Generic[W]):
         if self.in_sync.has_enough:
             ends.high_watermark = max(before, self._committed_end())
         ends.check()
+        committed = self._for_high_watermark.reached(ends.high_watermark)
+        if self._for_log_start:
+            committed += self._at_log_start()
         return Step(
             ends.high_watermark > before,
             self._for_own_end.reached(ends.own_end),
-            self._for_high_watermark.reached(ends.high_watermark),
+            committed,
             self._given_up(),
             wanted,
             self._followers.newly_due(),
@@ -309,7 +342,7 @@ class Leader(Generic[W]):
             elif broker_id in self.in_sync.committed.isr:
                 if follower.went_back:
                     unseated.add(broker_id)
-                if follower.went_back or (is_tick and self._lags(follower, now_ms)):
+                if follower.went_back or follower.is_leaving or (is_tick and self._lags(follower, now_ms)):
                     leaving.add(broker_id)
         return self.in_sync.want(joining, leaving, unseated, now_ms)
 

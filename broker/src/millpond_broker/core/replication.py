@@ -38,6 +38,8 @@ class Statement:
     stated_in: int = 0
     """The partition epoch of the metadata that the follower had: whether it knew then that it had given up
     its bytes, or was new (rule 15)."""
+    log_start: int = 0
+    """Where its log begins, durably (rule 7)."""
 
 
 # --- what the leader says: of the (leader epoch, session) that was stated ----------------------------------
@@ -133,3 +135,7 @@ class Acknowledgement:
     session: int
     log_end: int
     durable_end: int
+    log_start: int = 0
+    """Adopted from the leader, durably (rule 7)."""
+    leaves: bool = False
+    """Its disk hangs: it asks to leave the ISR, and the session is over (rule 40)."""

@@ -9,7 +9,7 @@ import grpc
 
 from millpond.v1 import admin_pb2
 from millpond.wire.errors import InvalidRequest
-from millpond_broker.core.image import TopicImage
+from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.rpc.calls import unary
 from millpond_broker.rpc.translate import topic_message
 from millpond_broker.runtime.broker import Broker
@@ -37,6 +37,8 @@ class AdminService:
             ),
             "ElectLeaders": unary(admin_pb2.ElectLeadersRequest, self._elect, CHANGE_BYTES_MAX),
             "DrainBroker": unary(admin_pb2.DrainBrokerRequest, self._drain, CHANGE_BYTES_MAX),
+            "AddVoter": unary(admin_pb2.AddVoterRequest, self._add_voter, CHANGE_BYTES_MAX),
+            "RemoveVoter": unary(admin_pb2.RemoveVoterRequest, self._remove_voter, CHANGE_BYTES_MAX),
         }
 
     async def _create(self, request: admin_pb2.CreateTopicRequest) -> admin_pb2.TopicResponse:
@@ -82,6 +84,16 @@ class AdminService:
     async def _drain(self, request: admin_pb2.DrainBrokerRequest) -> admin_pb2.DrainBrokerResponse:
         moved, remaining, version = await self._broker.topics().replicas.drain(request.broker_id)
         return admin_pb2.DrainBrokerResponse(moved=_led(moved), remaining=_led(remaining), version=version)
+
+    async def _add_voter(self, request: admin_pb2.AddVoterRequest) -> admin_pb2.VotersResponse:
+        return _voters_response(await self._broker.voting().add(request.broker_id))
+
+    async def _remove_voter(self, request: admin_pb2.RemoveVoterRequest) -> admin_pb2.VotersResponse:
+        return _voters_response(await self._broker.voting().remove(request.broker_id))
+
+
+def _voters_response(image: MetadataImage) -> admin_pb2.VotersResponse:
+    return admin_pb2.VotersResponse(voters=image.voters, version=image.version)
 
 
 def _led(partitions: Sequence[LedPartition]) -> list[admin_pb2.LedPartition]:

@@ -28,10 +28,13 @@ from millpond_broker.runtime.control_messages import (
     Failed,
     Found,
     Founded,
+    HandOver,
     Here,
     Propose,
     Proposed,
     Question,
+    Ready,
+    ReadyToVote,
     Replied,
     Reply,
     Who,
@@ -235,17 +238,30 @@ ROWS: Final[dict[type, Row]] = {
     ),
     Founded: Row(
         "founded",
-        lambda m: pb.ControlFounded(first=m.first, refused=None if m.refused is None else _text(m.refused)),
+        lambda m: pb.ControlFounded(
+            first=m.first,
+            refused=None if m.refused is None else _text(m.refused),
+            without_you=m.without_you,
+        ),
         lambda m: Founded(
-            m.first if m.HasField("first") else None, m.refused if m.HasField("refused") else None
+            m.first if m.HasField("first") else None,
+            m.refused if m.HasField("refused") else None,
+            without_you=m.without_you,
         ),
     ),
+    ReadyToVote: Row("ready_to_vote", lambda m: pb.ControlReadyToVote(), lambda m: ReadyToVote()),
+    Ready: Row(
+        "ready",
+        lambda m: pb.ControlReady(directory_id=m.directory_id, reached=m.reached),
+        lambda m: Ready(m.directory_id, tuple(m.reached)),
+    ),
+    HandOver: Row("hand_over", lambda m: pb.ControlHandOver(), lambda m: HandOver()),
     Failed: Row("failed", lambda m: pb.ControlFailed(reason=_text(m.reason)), lambda m: Failed(m.reason)),
 }
 """Every kind, exhaustively: a test holds it against the unions and against the fields."""
 
 _BY_FIELD: Final = {row.field: row for row in ROWS.values()}
-_QUESTIONS: Final = (Propose, Beat, Who, Found)
+_QUESTIONS: Final = (Propose, Beat, Who, Found, ReadyToVote, HandOver)
 
 
 def encode(message: Control) -> Parcel:

@@ -21,7 +21,7 @@ import grpc
 
 from millpond.v1.internal import peer_pb2 as pb
 from millpond_broker.observe.logs import event
-from millpond_broker.rpc import control_codec, replication_codec
+from millpond_broker.rpc import control_codec, replication_codec, subscription_codec
 from millpond_broker.rpc.peer_frames import (
     FRAME_PAYLOAD_BYTES_MAX,
     STREAM_PAYLOAD_BYTES_MAX,
@@ -60,6 +60,9 @@ LINES: Final = {
     Purpose.CONTROL: Line("Control", pb.PEER_ROLE_CONTROL, control_codec.encode, control_codec.decode),
     Purpose.REPLICATION: Line(
         "Replication", pb.PEER_ROLE_REPLICATION, replication_codec.encode, replication_codec.decode
+    ),
+    Purpose.SUBSCRIPTION: Line(
+        "Subscription", pb.PEER_ROLE_SUBSCRIPTION, subscription_codec.encode, subscription_codec.decode
     ),
 }
 

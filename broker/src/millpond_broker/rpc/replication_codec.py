@@ -66,6 +66,7 @@ def _stated(m: Stated) -> pb.ReplicaStatement:
         last_epoch=s.last_epoch,
         durable_end=s.durable_end,
         stated_in=s.stated_in,
+        log_start=s.log_start,
     )
 
 
@@ -79,6 +80,7 @@ def _to_stated(m: pb.ReplicaStatement) -> Stated:
         last_epoch=m.last_epoch if m.HasField("last_epoch") else None,
         durable_end=m.durable_end,
         stated_in=m.stated_in,
+        log_start=m.log_start,
     )
     return Stated(_topic_id(m.session.topic_id), m.session.partition, statement)
 
@@ -86,13 +88,19 @@ def _to_stated(m: pb.ReplicaStatement) -> Stated:
 def _acknowledged(m: Acknowledged) -> pb.ReplicaAcknowledgement:
     a = m.acknowledgement
     return pb.ReplicaAcknowledgement(
-        session=_session(m, a.leader_epoch, a.session), log_end=a.log_end, durable_end=a.durable_end
+        session=_session(m, a.leader_epoch, a.session),
+        log_end=a.log_end,
+        durable_end=a.durable_end,
+        log_start=a.log_start,
+        leaves=a.leaves,
     )
 
 
 def _to_acknowledged(m: pb.ReplicaAcknowledgement) -> Acknowledged:
     s = m.session
-    acknowledgement = Acknowledgement(s.leader_epoch, s.session, m.log_end, m.durable_end)
+    acknowledgement = Acknowledgement(
+        s.leader_epoch, s.session, m.log_end, m.durable_end, m.log_start, m.leaves
+    )
     return Acknowledged(_topic_id(s.topic_id), s.partition, acknowledgement)
 
 

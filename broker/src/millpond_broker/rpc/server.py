@@ -49,6 +49,24 @@ class RpcOptions:
     """host:port; port 0 takes a free one."""
 
 
+def services(broker: Broker) -> dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
+    """Handlers by the full name of their service, and by method."""
+    known: Mapping[str, tuple[Any, dict[str, grpc.RpcMethodHandler[Any, Any]]]] = {
+        "ProduceService": (produce_pb2, ProduceService(broker).handlers()),
+        "ProducerService": (produce_pb2, ProducerService(broker).handlers()),
+        "FetchService": (fetch_pb2, FetchService(broker).handlers()),
+        "MetadataService": (metadata_pb2, MetadataService(broker).handlers()),
+        "OffsetService": (offsets_pb2, OffsetService(broker).handlers()),
+        "AdminService": (admin_pb2, AdminService(broker).handlers()),
+    }
+    found = {}
+    for name, (module, handlers) in known.items():
+        service = module.DESCRIPTOR.services_by_name[name]
+        assert {method.name for method in service.methods} == set(handlers), f"{name} is complete"
+        found[service.full_name] = handlers
+    return found
+
+
 class RpcServer:
     """Standard health checking and reflection included."""
 
@@ -56,21 +74,10 @@ class RpcServer:
         self._options = options
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()
-        services: Mapping[str, tuple[Any, dict[str, grpc.RpcMethodHandler[Any, Any]]]] = {
-            "ProduceService": (produce_pb2, ProduceService(broker).handlers()),
-            "ProducerService": (produce_pb2, ProducerService(broker).handlers()),
-            "FetchService": (fetch_pb2, FetchService(broker).handlers()),
-            "MetadataService": (metadata_pb2, MetadataService(broker).handlers()),
-            "OffsetService": (offsets_pb2, OffsetService(broker).handlers()),
-            "AdminService": (admin_pb2, AdminService(broker).handlers()),
-        }
         self._names = []
-        for name, (module, handlers) in services.items():
-            service = module.DESCRIPTOR.services_by_name[name]
-            assert {method.name for method in service.methods} == set(handlers), f"{name} is complete"
-            generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
-            self._server.add_generic_rpc_handlers((generic,))
-            self._names.append(service.full_name)
+        for name, handlers in services(broker).items():
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+            self._names.append(name)
 
     async def start(self) -> int:
         """Listen; the port. Every service says that it does not serve yet. Raises InvalidConfig."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, NamedTuple
 
 from millpond_broker.observe.logs import event
@@ -119,6 +119,9 @@ class Conversation:
             task = asyncio.Task(self._answer_later(asked.number, answer), name="answer")
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
+            if isinstance(answer, Coroutine):
+                # A task that is cancelled before its first step has not begun what it was to await.
+                task.add_done_callback(lambda _task: answer.close())
         else:
             self._stream.send(Replied(asked.number, answer))
 

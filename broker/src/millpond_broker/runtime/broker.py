@@ -34,11 +34,13 @@ from millpond_broker.runtime.membership import Membership
 from millpond_broker.runtime.metadata import Metadata
 from millpond_broker.runtime.partition import Bounds
 from millpond_broker.runtime.partitions import Partitions, PartitionsOptions
-from millpond_broker.runtime.peering import AnswerFound, Peering
+from millpond_broker.runtime.peering import AnswerFound, Peering, VoterSeat
 from millpond_broker.runtime.peers import Peer, PeerStreams, Purpose
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.produce import Backlog, ProduceLimits, ProduceSession
+from millpond_broker.runtime.subscriptions import Subscriptions
 from millpond_broker.runtime.topics import Topics
+from millpond_broker.runtime.voting import Voting
 from millpond_broker.storage.directory import DataDirectory
 from millpond_broker.storage.files import Files
 from millpond_broker.storage.group_commit import GroupCommit
@@ -107,9 +109,11 @@ class Broker:
         streams: PeerStreams | None = None,
         open_metadata: OpenMetadata | None = None,
         answer_found: AnswerFound | None = None,
+        voter_seat: VoterSeat | None = None,
     ) -> None:
         """`streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter.
-        `answer_found`: what others are told who ask how the cluster was founded.
+        `answer_found`: what others are told who ask how the cluster was founded. `voter_seat`: where voters
+        come and go.
         """
         self.options = options
         self.peer_address = options.peer_address
@@ -123,6 +127,7 @@ class Broker:
         self._peers = streams
         self._open_metadata = open_metadata or self._open_solo
         self._answer_found = answer_found
+        self._voter_seat = voter_seat
         self._streams: set[Stream] = set()
         self._stream_ended = asyncio.Event()
         self._watching = 0
@@ -133,6 +138,7 @@ class Broker:
         self._feed: Feed | None = None
         self._topics: Topics | None = None
         self._controller: Controller | None = None
+        self._voting: Voting | None = None
         self._producer_ids: list[int] = []
         self._taking_ids = asyncio.Lock()
 
@@ -160,7 +166,7 @@ class Broker:
         options, streams = self.options, self._peers
         incarnation = self._new_id()
         me = Peer(options.broker_id, directory.directory_id, incarnation, b"")
-        peering = Peering(me, self._answer_found)
+        peering = Peering(me, self._answer_found, self._voter_seat)
         self.peer_address = options.peer_address
         if streams is not None:
             streams.serve(Purpose.CONTROL, peering.serve)
@@ -216,7 +222,8 @@ class Broker:
                 self.phase = Phase.RUNNING
                 ready()
                 await stopping.wait()
-                await member.leave(self.options.stop_seconds_max)
+                if not await member.leave(self.options.stop_seconds_max):
+                    partitions.end_waits()
             await self._drain()
             parts.peering.leave()  # first: a heartbeat stream that closes is asked about at once
             for task in owned:
@@ -261,6 +268,8 @@ class Broker:
         peering.follow(metadata, controller)
         if streams is not None:
             streams.serve(Purpose.REPLICATION, partitions.serve_follower)
+            subscriptions = Subscriptions(metadata, options.broker_id, directory.directory_id)
+            streams.serve(Purpose.SUBSCRIPTION, subscriptions.serve)
         feed = Feed(metadata.image)
         metadata.subscribe(feed.publish)
         end_following = metadata.subscribe(partitions.follow)
@@ -274,8 +283,15 @@ class Broker:
             record_bytes_max=options.limits.batch_bytes_max // 2,
             partitions_max=options.partitions_max,
         )
+        self._voting = Voting(metadata, options.broker_id, streams, self._voter_seat)
         member = Membership(
-            metadata, partitions, heartbeats, options.broker_id, incarnation, is_alone=is_alone
+            metadata,
+            partitions,
+            heartbeats,
+            options.broker_id,
+            incarnation,
+            is_alone=is_alone,
+            streams=streams,
         )
         return _Parts(partitions, controller, member, peering, end_following)
 
@@ -390,6 +406,12 @@ class Broker:
         self.check_running()
         assert self._topics is not None, "it runs"
         return self._topics
+
+    def voting(self) -> Voting:
+        """Administration of the voters. Raises BrokerNotReady."""
+        self.check_running()
+        assert self._voting is not None, "it runs"
+        return self._voting
 
     def offsets(self, topic_id: bytes, number: int, timestamp: int | None) -> tuple[Bounds, int | None]:
         """Where a partition begins and ends, and the first offset at or after a time (ms UTC) below the high

@@ -78,6 +78,26 @@ class Founded:
 
     first: bytes | None
     refused: str | None = None
+    without_you: bool = False
+    """The cluster has been founded, and the one who asks is none of its voters: it may follow them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyToVote:
+    """To a broker that is to be added as a voter: make the log that voters keep, durably."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It can be added. `reached`: the voters that it has reached."""
+
+    directory_id: str
+    reached: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """To the voter that leads: let another one lead. Answered by `Here`, whatever comes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +107,8 @@ class Failed:
     reason: str
 
 
-Question = Propose | Beat | Who | Found
-Reply = Proposed | Beaten | Here | Founded | Failed
+Question = Propose | Beat | Who | Found | ReadyToVote | HandOver
+Reply = Proposed | Beaten | Here | Founded | Ready | Failed
 
 
 @dataclass(frozen=True, slots=True)

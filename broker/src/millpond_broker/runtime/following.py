@@ -70,6 +70,7 @@ class Following:
         self._send: Callable[[Any], None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._again_seconds = AGAIN_SECONDS_MIN
+        self._is_withdrawn = False
 
     @property
     def leader_epoch(self) -> int:
@@ -174,6 +175,17 @@ class Following:
         if self.state is not FollowerState.LEAVING:
             self._do(self._machine.corrupt())
 
+    def withdraw(self) -> None:
+        """The disk hangs: leave the ISR of this leader, and stay out of it (rule 40)."""
+        self._is_withdrawn = True
+        self._cancel_again()
+        self._do(self._machine.withdraw())
+
+    def resume(self) -> None:
+        """It does not hang any more: come back as any other replica does (rule 10)."""
+        self._is_withdrawn = False
+        self._begin()
+
     def saw(self, partition_epoch: int, floor: int, *, is_member: bool) -> None:
         """Newer metadata of this leader epoch: as `Follower.saw`."""
         turn = self._machine.saw(partition_epoch, floor, is_member=is_member)
@@ -189,9 +201,11 @@ class Following:
         log = self._partition.log
         if self._send is not None and log is not None and log.failure is None:
             self._do(self._machine.begin())
+            if self._is_withdrawn:  # a leader that did not know is told: it would wait for who is in its ISR
+                self._do(self._machine.withdraw())
 
     def _begin_later(self) -> None:
-        if self._again is None:
+        if self._again is None and not self._is_withdrawn:
             self._again = asyncio.get_running_loop().call_later(self._again_seconds, self._begin)
             self._again_seconds = min(2 * self._again_seconds, AGAIN_SECONDS_MAX)
 

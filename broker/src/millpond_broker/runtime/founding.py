@@ -9,6 +9,7 @@ anybody; the others take it over as they ask.
     a founder that dies         before it kept the command: as if nothing had been; after: it tells it again
     a disk that is wiped        comes back under another directory id, which the first command does not have:
                                 it is refused, for it has forgotten how it voted
+    one that comes later        is told that there is a cluster without it, and follows its metadata
     one that missed all that    is a voter that never said anything: it begins with the first command too, or,
                                 where more has happened since, with nothing: the leader sends it all of that
 
@@ -45,6 +46,7 @@ from millpond_broker.runtime.peers import (
     StreamClosed,
 )
 from millpond_broker.runtime.ports import Blocking
+from millpond_broker.storage.belonging import read_belonging
 from millpond_broker.storage.directory import DataDirectory
 from millpond_broker.storage.files import DISK_FULL, Files
 
@@ -70,7 +72,8 @@ def answer_found(image: MetadataImage, peer: Peer) -> Founded:
         return Founded(None, "it waits for the log of its cluster itself")
     voter = image.voters.get(peer.broker_id)
     if voter is None:
-        return Founded(None, f"broker {peer.broker_id} is no voter of cluster {image.cluster_id.hex()}")
+        reason = f"broker {peer.broker_id} is no voter of cluster {image.cluster_id.hex()}"
+        return Founded(None, reason, without_you=True)
     if image.version == FIRST_COMMAND_INDEX:
         voters = tuple(image.voters.values())
         return Founded(_first_command(image.cluster_id, voters, image.feature_level))
@@ -122,11 +125,12 @@ class Founding:
 
     async def make_formatted(self, directory: DataDirectory) -> None:
         """Return once the data directory has metadata: at once, or after the founding, however long others
-        take to come. `streams` have been started by then.
+        take to come; or once it is known that there is a cluster, of which this broker is no voter.
+        `streams` have been started by then.
 
         Raises NotADataDirectory: this disk has been wiped, in whole or in part. StorageFailed, StorageFull.
         """
-        if await self._on_disk(directory, lambda: is_formatted(self._files, directory.path)):
+        if await self._on_disk(directory, lambda: self._is_settled(directory)):
             return
         if await self._on_disk(directory, lambda: self._files.list(directory.partitions)):
             raise NotADataDirectory(
@@ -136,6 +140,10 @@ class Founding:
         event(_log, logging.INFO, "founding_begins", voters=[str(voter) for voter, _ in self._options.voters])
         while not await self._round(directory):  # noqa: ASYNC110 - others are asked; none of them comes to tell
             await asyncio.sleep(self._options.ask_seconds)
+
+    def _is_settled(self, directory: DataDirectory) -> bool:
+        path = directory.path
+        return is_formatted(self._files, path) or read_belonging(self._files, path) is not None
 
     def follow(self, image: Callable[[], MetadataImage]) -> None:
         """From now on there are metadata to answer from."""
@@ -157,7 +165,7 @@ class Founding:
     # --- asking ------------------------------------------------------------------------------------------
 
     async def _round(self, directory: DataDirectory) -> bool:
-        """Ask everybody once; whether there are metadata now."""
+        """Ask everybody once; whether there are metadata now, or will be none of its own."""
         others = [(voter, address) for voter, address in self._options.voters if voter != self._me]
         said: dict[int, _Told | str | NotADataDirectory] = {}
 
@@ -174,6 +182,10 @@ class Founding:
         for one in told.values():
             if one.answer.first is not None and await self._adopt(directory, one.peer, one.answer.first):
                 return True
+        if any(one.answer.without_you for one in told.values()):
+            self._is_empty = False
+            event(_log, logging.INFO, "founded_without_it", broker=self._me)
+            return True
         waits = {broker_id: one for broker_id, one in said.items() if isinstance(one, str)}
         waits |= {
             broker_id: one.answer.refused for broker_id, one in told.items() if one.answer.refused is not None

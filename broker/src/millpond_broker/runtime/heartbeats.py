@@ -29,6 +29,9 @@ _log: Final = logging.getLogger(__name__)
 
 SESSION_SECONDS: Final = 3.0
 """How long a lease is, from when the heartbeat was sent: as long as a session (`SessionOptions`)."""
+LATE_SECONDS_MAX: Final = SESSION_SECONDS / 2
+"""Behind the controller, or without a word of it, until this broker looks for its metadata elsewhere: what is
+left of a session is enough to find them (rule 44)."""
 BEAT_SECONDS: Final = 0.5
 """Between two heartbeats: some may be lost in a session."""
 RETRY_SECONDS: Final = 0.1
@@ -42,8 +45,33 @@ GAP_SECONDS_MAX: Final = 0.8
 """Between two turns of the task that beats every half second. Whoever was held up for longer may have a
 successor: a controller that falls silent is replaced within a second, and the next one finds out at once who
 does not answer."""
+UNHEARD_SECONDS_MAX: Final = 1.25
+"""For who leads the voters to notice that no majority answers any more: in that time another may be elected,
+so what it says to itself as the controller is no fresher."""
 PROOF_SECONDS_MAX: Final = 1.0
 """For a controller to find out, after a gap, whether it still is one."""
+
+
+class Behind:
+    """Rule 44: for how long this broker's metadata have been older than what the controller said to have."""
+
+    def __init__(self) -> None:
+        self._awaited: tuple[int, float] | None = None  # a version that was not here yet, and since when
+
+    def heard(self, version: int, own: int, now: float) -> None:
+        """The controller has that version."""
+        self._forget_if_there(own)
+        if self._awaited is None and version > own:
+            self._awaited = version, now
+
+    def since(self, own: int, now: float) -> float:
+        """Seconds for which it has been behind; 0: it is not."""
+        self._forget_if_there(own)
+        return 0.0 if self._awaited is None else now - self._awaited[1]
+
+    def _forget_if_there(self, own: int) -> None:
+        if self._awaited is not None and own >= self._awaited[0]:
+            self._awaited = None
 
 
 class TakenOver(MetadataLogFailed):
@@ -70,10 +98,13 @@ class Lease:
         now = self._clock.boottime()
         return now < self._until and now - self._awake_at < GAP_SECONDS_MAX
 
-    def extend(self, sent_at: float) -> None:
-        """A heartbeat that was sent then kept the session open. `sent_at`: of `Clock.boottime`."""
+    def extend(self, sent_at: float, *, by_itself: bool = False) -> None:
+        """A heartbeat that was sent then kept the session open. `sent_at`: of `Clock.boottime`. `by_itself`:
+        this broker is the controller, as far as it knows.
+        """
         if sent_at >= self._ended_at:
-            self._until = max(self._until, sent_at + SESSION_SECONDS)
+            heard_at = sent_at - UNHEARD_SECONDS_MAX if by_itself else sent_at
+            self._until = max(self._until, heard_at + SESSION_SECONDS)
 
     def end(self) -> None:
         """It is over: the controller said so, or nobody knows. Heartbeats from before give it no more."""
@@ -109,6 +140,9 @@ class Heartbeats:
         self._beat_here = beat_here
         self._line = Line(seat.streams, seat.metadata.controller_elsewhere) if seat.streams else None
         self._under_way = 0
+        self._behind = Behind()
+        self._answered_at = self._clock.monotonic()
+        self._looks_again_at = float("-inf")
         self._is_proven = True
         """What this broker says to itself as the controller counts: it has been one without a gap."""
         self._epoch = 0
@@ -180,6 +214,8 @@ class Heartbeats:
         if broker is None:
             return
         image = self._metadata.image
+        if not self._is_up_to_date(image.version):
+            return
         heartbeat = Heartbeat(
             broker_id=self._broker_id,
             broker_epoch=broker.epoch,
@@ -189,13 +225,17 @@ class Heartbeats:
         )
         beat = Beat(heartbeat, self._digests.of(image))
         sent_at = self._clock.boottime()
+        by_itself = bool(self._metadata.log.term)
         self._under_way += 1
         try:
             answer = await self._ask(beat)
         finally:
             self._under_way -= 1
         if answer is not None and answer.heard is not None:
-            self._take(answer, image, sent_at)
+            by_itself |= bool(self._metadata.log.term)
+            self._take(answer, image)
+            if answer.heard is Heard.EXTENDED:
+                self._lease.extend(sent_at, by_itself=by_itself)
             is_settled = broker.state is not BrokerState.FENCED or answer.heard is Heard.FENCED
         else:
             is_settled = False
@@ -203,8 +243,27 @@ class Heartbeats:
             await asyncio.sleep(RETRY_SECONDS)
             self._wake.set()
 
-    def _take(self, answer: Beaten, image: MetadataImage, sent_at: float) -> None:
+    def _is_up_to_date(self, version: int) -> bool:
+        """Rule 44: behind for a while, it looks elsewhere; longer than a session, it leads nothing: without
+        a lease, and silent, so that it is fenced and others lead, until it has caught up. Out of touch, it
+        looks elsewhere as well: whom it takes for the controller may not be that any more.
+        """
+        now = self._clock.monotonic()
+        behind_seconds = self._behind.since(version, now)
+        if max(behind_seconds, now - self._answered_at) > LATE_SECONDS_MAX and now >= self._looks_again_at:
+            self._looks_again_at = now + SESSION_SECONDS
+            seconds = round(behind_seconds, 1)
+            event(_log, logging.INFO, "metadata_behind", broker=self._broker_id, seconds=seconds)
+            self._metadata.log.look_elsewhere()
+        if behind_seconds <= SESSION_SECONDS:
+            return True
+        self._lease.end()
+        return False
+
+    def _take(self, answer: Beaten, image: MetadataImage) -> None:
         """What the controller said."""
+        self._answered_at = self._clock.monotonic()
+        self._behind.heard(answer.version, self._metadata.image.version, self._answered_at)
         self._everywhere = answer.everywhere
         self._answered.set()
         self._answered = asyncio.Event()
@@ -213,11 +272,8 @@ class Heartbeats:
                 f"the metadata of version {image.version} are not what the controller, broker"
                 f" {answer.leader}, has: one of the two went wrong"
             )
-        match answer.heard:
-            case Heard.EXTENDED:
-                self._lease.extend(sent_at)
-            case Heard.FENCED | Heard.STRANGER:
-                self._lease.end()
+        if answer.heard in (Heard.FENCED, Heard.STRANGER):
+            self._lease.end()
 
     async def _ask(self, beat: Beat) -> Beaten | None:
         if self._metadata.log.term:

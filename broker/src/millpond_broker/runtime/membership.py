@@ -7,13 +7,16 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
-from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout
+from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout, UnsupportedFormat
 from millpond_broker.core.commands import REPLICATION_LEVEL, RegisterBroker, StopBroker
 from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
 from millpond_broker.observe.logs import event
+from millpond_broker.runtime.asking import Target, Unanswered, ask_once
+from millpond_broker.runtime.control_messages import Here, Who
 from millpond_broker.runtime.heartbeats import Heartbeats
 from millpond_broker.runtime.metadata import Metadata
 from millpond_broker.runtime.partitions import Partitions
+from millpond_broker.runtime.peers import PeerStreams
 
 _log: Final = logging.getLogger(__name__)
 
@@ -28,11 +31,16 @@ REGISTER_SECONDS_MAX: Final = 5.0
 RETRY_SECONDS: Final = 0.1
 STOP_PROPOSAL_SECONDS_MAX: Final = 5.0
 """For the word that this broker stops: without a controller it does so all the same."""
+LEFT_SECONDS_MAX: Final = 0.5
+"""For another broker to say that it is there, while this one waits for others to take over."""
+LEFT_PAUSE_SECONDS: Final = 0.2
+LEFT_LOOKS: Final = 2
+"""In a row that find nobody: one may meet a broker that is busy. To be wrong costs a fail-over, no record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Of one start. `is_alone`: there are no other brokers."""
+    """Of one start. `is_alone`: there are no other brokers. `streams`: to ask them whether they are there."""
 
     metadata: Metadata
     partitions: Partitions
@@ -40,6 +48,7 @@ class Membership:
     broker_id: int
     incarnation: bytes
     is_alone: bool
+    streams: PeerStreams | None = None
 
     def registered(self) -> BrokerImage | None:
         """This start in the image."""
@@ -84,6 +93,10 @@ class Membership:
                     told = str(error)
                     event(_log, logging.INFO, "not_registered_yet", broker=self.broker_id, reason=told)
                 await asyncio.sleep(RETRY_SECONDS)
+            except UnsupportedFormat:
+                # Decided on an image from the beginning of the log: a voter that was alone replays it all.
+                if not is_plain or self.metadata.image.feature_level < REPLICATION_LEVEL:
+                    raise
             else:
                 return
 
@@ -118,11 +131,28 @@ class Membership:
 
     # --- leaving ------------------------------------------------------------------------------------------
 
-    async def leave(self, seconds: float) -> None:
-        """Have others lead what they can, and wait until they all know: for at most so long."""
+    async def leave(self, seconds: float) -> bool:
+        """Have others lead what they can, and wait until they all know: for at most so long, and while there
+        are any. Whether there are: who is the last leads on what it leads, and nobody acknowledges any more.
+        """
         broker = self.registered()
         if self.is_alone or broker is None or self.metadata.image.feature_level < REPLICATION_LEVEL:
-            return
+            return True
+        # This call is the owner that tasks must have: both have ended when it returns.
+        leaving = asyncio.Task(self._leave(broker, seconds), name="leaving")
+        last = asyncio.Task(self._is_last(), name="last to leave")
+        try:
+            await asyncio.wait((leaving, last), return_when=asyncio.FIRST_COMPLETED)
+            is_last = last.done() and not leaving.done()
+        finally:
+            leaving.cancel()
+            last.cancel()
+            await asyncio.wait((leaving, last))
+        if is_last:
+            event(_log, logging.INFO, "last_to_leave", broker=self.broker_id)
+        return not is_last
+
+    async def _leave(self, broker: BrokerImage, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 command = StopBroker(self.broker_id, broker.epoch)
@@ -132,13 +162,44 @@ class Membership:
         except (TimeoutError, MillpondError) as error:
             event(_log, logging.WARNING, "not_left_in_order", broker=self.broker_id, error=str(error))
 
+    async def _is_last(self) -> None:
+        """Return once nobody is left who could take anything over: no other broker runs, as the metadata say
+        or as far as they answer; or too few voters do for the metadata ever to say so.
+        """
+        looks = 0
+        while looks < LEFT_LOOKS and self._others_running():
+            looks = 0 if await self._somebody_is_left() else looks + 1
+            await asyncio.sleep(LEFT_PAUSE_SECONDS)
+
+    def _others_running(self) -> set[int]:
+        brokers = self.metadata.image.brokers.items()
+        return {key for key, broker in brokers if broker.state is BrokerState.RUNNING} - {self.broker_id}
+
+    async def _somebody_is_left(self) -> bool:
+        if self.streams is None:
+            return True
+        voters = self.metadata.image.voters.keys()
+        asked = sorted((self._others_running() | voters) - {self.broker_id})
+        answers = await asyncio.gather(*(self._is_there(self.streams, other) for other in asked))
+        there = {other for other, is_there in zip(asked, answers, strict=True) if is_there}
+        can_decide = 2 * len(voters & (there | {self.broker_id})) > len(voters)
+        return can_decide and not there.isdisjoint(self._others_running())
+
+    async def _is_there(self, streams: PeerStreams, broker_id: int) -> bool:
+        address = self.metadata.address_of(broker_id)
+        if address is None:
+            return False
+        try:
+            reply = await ask_once(streams, Target(broker_id, address), Who(), LEFT_SECONDS_MAX)
+        except Unanswered:
+            return False
+        return isinstance(reply, Here)
+
     def _leads_nothing_of_others(self, image: MetadataImage) -> bool:
         broker = self._in(image)
         if broker is None or broker.state is BrokerState.FENCED:
             return True
-        others = {key for key, other in image.brokers.items() if other.state is BrokerState.RUNNING} - {
-            self.broker_id
-        }
+        others = self._others_running()
         return not any(
             partition.leader == self.broker_id and not others.isdisjoint(partition.isr)
             for topic in image.topics.values()

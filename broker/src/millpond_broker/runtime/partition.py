@@ -9,6 +9,7 @@ A replica leads (`leader`, here), follows (`following`), or waits for the metada
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from copy import copy
 from dataclasses import dataclass
@@ -58,6 +59,21 @@ class Answer(Protocol):
         """The batch is where its acks want it, or will never be known to be. Called once."""
 
 
+class _Trimmed:
+    """An `Answer`: somebody who waits for a log start."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+
+    def settle(self, error: MillpondError | None) -> None:
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
 class Watcher(Protocol):
     """Somebody who waits for records past the high watermark."""
 
@@ -104,8 +120,8 @@ class Surroundings(Protocol):
     def alter(self, partition: Partition, wanted: WantedIsr) -> None:
         """Ask the controller for that ISR; `altered` hears what it said."""
 
-    def corrupt(self, partition: Partition) -> None:
-        """Its log was found damaged."""
+    def corrupt(self, partition: Partition) -> bool:
+        """Its log was found damaged. Whether it is given up for that, since there are other replicas."""
 
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""
@@ -165,6 +181,9 @@ class Partition:
         self.has_lost = False
         # Its log cannot be cut, nor opened again, for what is damaged in it. Found in this partition epoch.
         self.spoilt_in: int | None = None
+        # The greatest floor that the metadata have had for this replica: it has given up the seat by what it
+        # had before that partition epoch. The metadata forget a floor once the replica is in sync again.
+        self.floor = 0
         # When its log, which had failed, was last opened again, by the clock's monotonic time.
         self.mended_at = float("-inf")
         # As it was known when this replica neither led nor followed, and in which leader epoch: a machine
@@ -291,9 +310,8 @@ class Partition:
             self.fail(error)
             self._around.request_sync(self)  # the one that looks after failed logs
             raise
-        except CorruptBatch:
-            self._around.corrupt(self)
-            raise
+        except CorruptBatch as error:
+            raise self._unreadable(error) from None
         metrics = self._metrics
         metrics.append_seconds.observe(self._clock.monotonic() - began)
         metrics.batches_in += 1
@@ -398,20 +416,24 @@ class Partition:
             try:
                 data, next_offset = self.log.read_framed(push.from_offset, bytes_max, self.log.log_end)
             except (StorageFailed, CorruptBatch) as error:
-                self._unreadable(error)
-                raise
+                raise self._unreadable(error) from None
         self.leader.pushed(follower, push, next_offset)
         return push, data
 
-    def _unreadable(self, error: StorageFailed | CorruptBatch) -> None:
-        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody."""
+    def _unreadable(self, error: StorageFailed | CorruptBatch) -> StorageFailed | CorruptBatch:
+        """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody. What to
+        tell whoever asked: with other replicas it passes, since one of them leads as soon as one can.
+        """
         log = self.log
         assert log is not None, "it was read"
         if log.corruption is not None:
-            self._around.corrupt(self)
+            if self._around.corrupt(self):
+                reason = log.corruption.reason
+                return StorageFailed(path=str(log.directory), reason=reason, outcome=Outcome.NOT_WRITTEN)
         elif log.failure is not None:
             self.fail(error)
             self._around.request_sync(self)
+        return error
 
     def _monotonic_ms(self) -> int:
         return int(self._clock.monotonic() * 1000)
@@ -428,8 +450,7 @@ class Partition:
         try:
             batches = log.read(offset, bytes_max, leader.high_watermark)
         except (StorageFailed, CorruptBatch) as error:
-            self._unreadable(error)
-            raise
+            raise self._unreadable(error) from None
         self._metrics.fetch_read_seconds.observe(self._clock.monotonic() - began)
         return batches
 
@@ -448,7 +469,10 @@ class Partition:
         self._check_lease()
         if not leader.answers_offsets:
             raise BrokerNotReady(reason=f"{self.name.topic}-{self.name.partition} has a new leader")
-        found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
+        try:
+            found = None if timestamp is None else log.find_time(timestamp, leader.high_watermark)
+        except (StorageFailed, CorruptBatch) as error:
+            raise self._unreadable(error) from None
         return self.bounds(), None if found is None else found[0]
 
     def watch(self, watcher: Watcher) -> None:
@@ -484,6 +508,18 @@ class Partition:
         log.trim(min(before_offset, log.durable_end))
         self.advance()
         return log.log_start
+
+    async def trimmed_everywhere(self, log_start: int) -> None:
+        """Wait until all in sync begin there: before that a fail-over could bring back what was deleted (rule
+        7). The caller has the deadline. Raises NotLeader and its kind when the leadership ends.
+        """
+        _, leader = self.leading()
+        answer = _Trimmed(asyncio.get_running_loop().create_future())
+        if not leader.wait_for_log_start(log_start, answer):
+            try:
+                await answer.done
+            finally:
+                leader.forget(answer)
 
     def retain(self) -> None:
         """Drop what the topic's retention says (rule 35). Raises as `Log.retain`."""

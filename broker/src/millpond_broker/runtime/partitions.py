@@ -41,6 +41,7 @@ from millpond_broker.runtime.peers import PeerStream, PeerStreams
 from millpond_broker.runtime.ports import Blocking, Clock
 from millpond_broker.runtime.requests import Requests
 from millpond_broker.runtime.seats import Seats
+from millpond_broker.runtime.stalls import Stalls
 from millpond_broker.runtime.stream_to_follower import Pace, StreamsToFollowers
 from millpond_broker.runtime.stream_to_leader import StreamToLeader
 from millpond_broker.runtime.syncer import Syncer
@@ -55,8 +56,6 @@ CHECKPOINTS_SECONDS_MAX: Final = 0.01
 """Of a round of upkeep, for writing down high watermarks: nothing rests on when, and each takes two syncs."""
 TICK_SECONDS: Final = 0.25
 """How often leaders look for who lags, and ask again for what had no answer."""
-FLUSH_STALL_SECONDS: Final = 5.0
-"""A disk that takes longer for a sync hangs: what is led here is led elsewhere (rule 40)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,10 @@ class Partitions:
         self._metrics = metrics
         self._streams = streams
         self._work = LogWork(files, directory, disk, self.syncer, self._worked)
-        self._requests = Requests(metadata, self._me)
+        self._requests = Requests(metadata, self._me, self._state_of)
+        self._stalls = Stalls(
+            self.syncer, lambda: list(self), lambda partition: self.give_up(partition, leaves=False)
+        )
         self._seats = Seats(
             options.broker_id,
             clock,
@@ -204,22 +206,11 @@ class Partitions:
         await asyncio.shield(self._broken)
 
     async def _tick(self) -> None:
-        was_stalled = False
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            is_stalled = self.syncer.pending_seconds > FLUSH_STALL_SECONDS
-            if is_stalled and not was_stalled:
-                self._resign_all()
-            was_stalled = is_stalled
+            self._stalls.tick()
             for partition in list(self._held.values()):
                 partition.tick()
-
-    def _resign_all(self) -> None:
-        leading = [partition for partition in self._held.values() if partition.state is State.LEADING]
-        event(_log, logging.ERROR, "disk_hangs", seconds=self.syncer.pending_seconds, partitions=len(leading))
-        for partition in leading:
-            if partition.options.waits_for_sync:
-                self.give_up(partition, leaves=False)
 
     async def serve_follower(self, stream: PeerStream) -> None:
         """Another broker follows partitions that are led here; until the stream is over."""
@@ -296,6 +287,7 @@ class Partitions:
         if partition is None:
             partition = self._new(key, topic.name, topic.config)
         self._configure(partition, topic.config)
+        partition.floor = max(partition.floor, dict(state.floors).get(me, 0))
         if self._work.is_due(partition):
             if not self._is_as_before(partition, state):
                 self._stand_by(partition, state)
@@ -386,6 +378,7 @@ class Partitions:
             partition, machine, self, known_in=known_in, on_end=lambda: self._unfollow(link, partition)
         )
         partition.follow(following, error)
+        self._stalls.meet(partition)
         if log.corruption is not None:
             following.log_corrupt()
         link.add(partition.key, following)
@@ -467,10 +460,10 @@ class Partitions:
         """It gives up its leadership; `leaves`: its seat as well."""
         self._requests.give_up(partition, leaves=leaves)
 
-    def corrupt(self, partition: Partition) -> None:
-        """Its leader has found its log damaged."""
-        if (found := self._state_of(partition.key)) is not None:
-            self._seats.gives_up_as_corrupt(partition, found[1])
+    def corrupt(self, partition: Partition) -> bool:
+        """Its leader has found its log damaged. Whether it is given up for that."""
+        found = self._state_of(partition.key)
+        return found is not None and self._seats.gives_up_as_corrupt(partition, found[1])
 
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""
@@ -500,8 +493,6 @@ class Partitions:
                 partition.following.log_ready()
             else:
                 partition.opened(log)
-            if log.is_dirty:
-                self.syncer.request(partition)  # what had asked for it was forgotten for the work's sake
         found = self._state_of(partition.key)
         if (
             isinstance(partition.error, CorruptBatch)
@@ -574,6 +565,12 @@ class Partitions:
             event(_log, logging.WARNING, "no_checkpoint", log=str(partition.name), error=str(error))
             if log.failure is not None:
                 self._log_failed(partition)
+
+    def end_waits(self) -> None:
+        """Nobody else is left to acknowledge: who waits for others is told that nothing is known (rule 8)."""
+        for partition in self._held.values():
+            if partition.leader is not None and len(partition.leader.in_sync.maximal) > 1:
+                partition.stand_by(BrokerNotReady(reason="the broker is stopping"))
 
     async def close(self, broker_epoch: int) -> None:
         """Close every log: durable, and said to be complete under that epoch. `run` has ended."""

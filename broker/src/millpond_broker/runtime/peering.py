@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Protocol
 
 from millpond_broker.runtime.asking import Conversation
 from millpond_broker.runtime.control_messages import (
     Beat,
     Failed,
     Found,
+    HandOver,
     Here,
     Propose,
     Proposed,
     Question,
+    ReadyToVote,
     Reply,
     Who,
 )
@@ -25,13 +28,26 @@ AnswerFound = Callable[[Peer, Found], Reply]
 """What this broker knows of its cluster's foundation; asked before there is metadata, too."""
 
 
+class VoterSeat(Protocol):
+    """This broker's place among the voters, or the one that it may get."""
+
+    async def make_ready(self) -> Reply:
+        """Before it is added: Ready once it hears the others; Failed."""
+
+    def hand_over(self) -> None:
+        """Let another voter lead, if this one does: soon, or not at all."""
+
+
 class Peering:
     """Of one start. Before `follow` it has no metadata; from `leave` on it is nobody."""
 
-    def __init__(self, me: Peer, answer_found: AnswerFound | None) -> None:
-        """`me`: without a cluster's id."""
+    def __init__(
+        self, me: Peer, answer_found: AnswerFound | None, voter_seat: VoterSeat | None = None
+    ) -> None:
+        """`me`: without a cluster's id. `voter_seat` None: this broker always votes alone."""
         self._me = me
         self._answer_found = answer_found
+        self._voter_seat = voter_seat
         self._metadata: Metadata | None = None
         self._controller: Controller | None = None
         self._has_left = False
@@ -99,6 +115,8 @@ class Peering:
             return Failed("this broker has no metadata yet")
         if not peer.cluster_id:
             return Failed("a broker without metadata is told of the foundation, and nothing else")
+        if isinstance(question, ReadyToVote | HandOver):
+            return self._change_seat(question)
         if isinstance(question, Beat):
             if question.heartbeat.broker_id != peer.broker_id:
                 return Failed("a heartbeat is of who sends it")
@@ -106,6 +124,14 @@ class Peering:
         if question.envelope.proposer != peer.incarnation:
             return Failed("a proposal is of who sends it")
         return self._propose(self._metadata, question)
+
+    def _change_seat(self, question: ReadyToVote | HandOver) -> Reply | Awaitable[Reply]:
+        if self._voter_seat is None:
+            return Failed("this broker runs as the only voter")
+        if isinstance(question, ReadyToVote):
+            return self._voter_seat.make_ready()
+        self._voter_seat.hand_over()
+        return Here(self._me.incarnation)
 
     async def _propose(self, metadata: Metadata, question: Propose) -> Proposed:
         outcome = await metadata.log.propose_for(question.envelope, question.timeout_ms / 1000)

@@ -20,6 +20,8 @@ class Purpose(enum.Enum):
     """Questions and answers: heartbeats, proposals, a cluster's foundation."""
     REPLICATION = "replication"
     """Opened by a follower to a leader, for all partitions between the two."""
+    SUBSCRIPTION = "subscription"
+    """Opened to a voter by a broker that does not vote: the metadata, as they are committed."""
 
 
 @dataclass(frozen=True, slots=True)

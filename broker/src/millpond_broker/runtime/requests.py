@@ -1,7 +1,8 @@
 """What this broker asks of the controller for its partitions: other ISRs, to give up leaderships and seats.
 
-Gathered while a request is under way, so that load makes requests larger, not more. Each is decided on a
-partition epoch, and refused in any other (rule 12): what is still wanted then is asked for anew.
+Gathered while a request is under way, so that load makes requests larger, not more. Each names the partition
+epoch that it is decided on, and is refused in any other (rule 12): what is still wanted then is asked for
+anew. A leadership or a seat is given up as it was when that was asked for: a later one is another, and kept.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from millpond.wire.errors import (
     MillpondError,
 )
 from millpond_broker.core.commands import AlterPartitions, GiveUp, GiveUpPartitions, InSyncChange
-from millpond_broker.core.image import MetadataImage, PartitionImage, RefusedItem
+from millpond_broker.core.image import MetadataImage, PartitionImage, RefusedItem, TopicImage
 from millpond_broker.core.in_sync import AlterOutcome, Member, WantedIsr
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.metadata import Proposing
-from millpond_broker.runtime.partition import Partition, State
+from millpond_broker.runtime.partition import Key, Partition, State
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,18 +43,38 @@ _REFUSED: Final = (FencedEpoch, InvalidRequest, InvalidUpdateVersion)
 
 
 class _Wish(NamedTuple):
-    """What is to be given up: the leadership of that epoch, or, if it `leaves`, the seat as well."""
+    """What is to be given up: the leadership of that epoch, or, if it `leaves`, the seat that the replica had
+    in that partition epoch as well.
+    """
 
     leaves: bool
     leader_epoch: int
+    partition_epoch: int
+
+    def has_come_true(self, state: PartitionImage, me: Member, floor: int) -> bool:
+        """Whether the metadata show that it was heard, or that there is nothing left to give up (rule 12).
+        `floor`: the greatest that they have had for this replica.
+        """
+        if self.leaves:
+            return max(floor, dict(state.floors).get(me.broker_id, 0)) > self.partition_epoch
+        return (state.leader, state.leader_epoch) != (me.broker_id, self.leader_epoch)
 
 
 class Requests:
     """See the module. `run` is its task."""
 
-    def __init__(self, metadata: Proposing, me: Callable[[], Member | None]) -> None:
+    def __init__(
+        self,
+        metadata: Proposing,
+        me: Callable[[], Member | None],
+        state_of: Callable[[Key], tuple[TopicImage, PartitionImage] | None],
+    ) -> None:
+        """`state_of`: a partition in the image that its replica follows, which `metadata.image` may be ahead
+        of: what is asked for is decided on it.
+        """
         self._metadata = metadata
         self._me = me
+        self._state_of = state_of
         # At most the partitions of this broker, each once.
         self._wanted: dict[Partition, WantedIsr] = {}
         self._given_up: dict[Partition, _Wish] = {}
@@ -65,9 +86,10 @@ class Requests:
         self._wake.set()
 
     def give_up(self, partition: Partition, *, leaves: bool) -> None:
-        """A leadership, or a seat as well, is to end; asked until it has."""
-        self._again(partition, _Wish(leaves, partition.last_epoch))
-        self._wake.set()
+        """A leadership, or a seat as well, is to end: the one that it has now; asked until it has."""
+        if (found := self._state_of(partition.key)) is not None:
+            self._again(partition, _Wish(leaves, partition.last_epoch, found[1].partition_epoch))
+            self._wake.set()
 
     def _again(self, partition: Partition, wish: _Wish) -> None:
         before = self._given_up.get(partition)
@@ -131,11 +153,7 @@ class Requests:
         for partition, wish in list(self._given_up.items())[:CHANGES_MAX]:
             del self._given_up[partition]  # who asks again meanwhile is heard again
             state = _state_of(image, partition)
-            leads = state is not None and (state.leader, state.leader_epoch) == (
-                me.broker_id,
-                wish.leader_epoch,
-            )
-            if state is not None and (wish.leaves or leads):
+            if state is not None and not wish.has_come_true(state, me, partition.floor):
                 seen = state.partition_epoch
                 items.append(GiveUp(partition.topic_id, partition.name.partition, seen, wish.leaves))
                 asked.append((partition, wish))

@@ -7,8 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from millpond.wire.errors import InvalidConfig, InvalidRequest, NotEnoughBrokers, UnknownTopic
-from millpond_broker.core.commands import Command, DeleteTopic, SetTopicConfig
+from millpond.wire.errors import (
+    InvalidConfig,
+    InvalidRequest,
+    NotEnoughBrokers,
+    OperationTimeout,
+    UnknownTopic,
+)
+from millpond_broker.core.commands import Command, CreateTopic, DeleteTopic, SetTopicConfig
 from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.core.requests import new_partitions, new_topic
 from millpond_broker.core.topic_config import TopicConfig
@@ -19,6 +25,8 @@ from millpond_broker.runtime.replicas import Replicas
 
 PLANS_MAX: Final = 3
 """For partitions that are to be placed: each but the first after brokers were found to be gone."""
+TRIM_SECONDS_MAX: Final = 5.0
+"""For the replicas in sync to begin later: one that is gone is out of the ISR by then (a session is 3 s)."""
 
 
 class Topics:
@@ -63,20 +71,24 @@ class Topics:
         somebody deleted it before it could be answered.
         """
         self._check(TopicConfig.parse(config))
-        async with self._adding:
-            self._check_room(partitions)
-            topic_id = self._new_id()
-            await self._place(
-                lambda image: new_topic(
-                    image,
-                    topic_id=topic_id,
-                    name=name,
-                    partitions=partitions,
-                    replicas=replicas,
-                    min_insync=min_insync,
-                    config=config,
-                )
+        topic_id = self._new_id()
+
+        def planned(image: MetadataImage) -> CreateTopic:
+            command = new_topic(
+                image,
+                topic_id=topic_id,
+                name=name,
+                partitions=partitions,
+                replicas=replicas,
+                min_insync=min_insync,
+                config=config,
             )
+            # After that there is none of the name: a call that is repeated finds what the first one made.
+            self._check_room(partitions)
+            return command
+
+        async with self._adding:
+            await self._place(planned)
         return await self._led(topic_id, name)
 
     async def delete(self, name: str) -> int:
@@ -135,15 +147,23 @@ class Topics:
                 return
 
     async def trim(self, topic_id: bytes, before: Mapping[int, int]) -> dict[int, int]:
-        """Log starts by partition, after forgetting what lies before the given offsets. Partitions are done
-        one after another; an error leaves those before it trimmed.
+        """Log starts by partition, after forgetting what lies before the given offsets, on every replica in
+        sync (rule 7). Partitions are done one after another; an error leaves those before it trimmed.
 
-        Raises UnknownTopic, UnknownPartition, OffsetOutOfRange, NotLeader, StorageFailed, StorageFull.
+        Raises UnknownTopic, UnknownPartition, OffsetOutOfRange, NotLeader, StorageFailed, StorageFull;
+        OperationTimeout where it is done here, and some replica in sync has not said so in time.
         """
         if any(offset < 0 for offset in before.values()):
             raise InvalidRequest(reason="offsets begin at 0")
         found = {number: self._local.find(topic_id, number) for number in before}
-        return {number: partition.trim(before[number]) for number, partition in found.items()}
+        starts = {number: partition.trim(before[number]) for number, partition in found.items()}
+        try:
+            async with asyncio.timeout(TRIM_SECONDS_MAX):
+                for number, partition in found.items():
+                    await partition.trimmed_everywhere(starts[number])
+        except TimeoutError:
+            raise OperationTimeout(what="trimming on every replica", timeout=TRIM_SECONDS_MAX) from None
+        return starts
 
     def _check(self, config: TopicConfig) -> None:
         if config.record_bytes_max > self._record_bytes_max:

@@ -2,6 +2,7 @@
 
 <directory>/identity        document: layout version, directory id, role
 <directory>/lock            locked while open
+<directory>/cluster         document: whose cluster it is of, once that is known (`belonging`)
 <directory>/partitions/     one directory for each partition log
 """
 

@@ -425,7 +425,7 @@ class Sender:
             session = peer.session
             if session is None or not session.outstanding or session.failed is not None:
                 continue
-            if now - session.heard_at >= self.options.stall_s:
+            if now >= session.heard_at + self.options.stall_s:  # as `wake_at` has it, to the last bit
                 stalled = f"no answer for {self.options.stall_s:g} s"
                 session.failed = ClusterUnavailable(tried={f"broker {session.broker}": stalled})
 
@@ -451,7 +451,7 @@ class Sender:
             if peer.session is None:
                 if self._wanted(peer):
                     wake_at = min(wake_at, peer.not_before)
-            elif peer.session.outstanding:
+            elif peer.session.outstanding and peer.session.failed is None:
                 wake_at = min(wake_at, peer.session.heard_at + self.options.stall_s)
         return wake_at
 

@@ -48,10 +48,18 @@ TOO_LATE_S: Final = 0.05
 """With less time left, another attempt only hides why the one before it failed."""
 ATTEMPT_S: Final = 10.0
 """A broker that takes longer for a call is passed over for the next, if the call has time left."""
+SILENT_S: Final = 2.0
+"""A call without an answer for so long: does that broker answer anything at all?"""
+SIGN_OF_LIFE_S: Final = 1.5
+"""For it to answer a question that takes no work and waits for nobody else. One that does not hangs, and is
+left for the next; one that does is slow, and asking others the same would only make it slower."""
 DESCRIBE_S: Final = 5.0
 """A broker that takes longer to describe what it knows is passed over likewise."""
 RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
 """Between rounds over all addresses: a broker that restarts is found within a second of being back."""
+
+_NOTHING: Final = metadata_pb2.DescribeRequest(topics=["."])
+"""Asks for a topic that no cluster has, since none may have that name."""
 
 _log: Final = logging.getLogger("millpond")
 
@@ -315,7 +323,7 @@ class Connection:
             for address in self._candidates():
                 left_s = self.left_s(deadline)
                 try:
-                    answer = await self.link(address).call(service, method, request, min(left_s, attempt_s))
+                    answer = await self._attempt(address, service, method, request, min(left_s, attempt_s))
                 except ClusterUnavailable as error:
                     tried |= error.tried
                     if unanswered is not None and REFUSED not in error.tried.values():
@@ -342,6 +350,37 @@ class Connection:
                 await self.pause(rounds, deadline, method)
             except OperationTimeout:
                 raise ClusterUnavailable(tried=tried) from None
+
+    async def _attempt(
+        self, address: str, service: ServiceDescriptor, method: str, request: Any, seconds: float
+    ) -> Any:
+        """One call to one broker, for as long as it gives signs of life. Raises OperationTimeout, and what
+        the call does.
+        """
+        link, patience = self.link(address), asyncio.timeout(None)
+        try:
+            async with patience:
+                looking = self.start(self._look_for_life(link, patience), "signs of life")
+                try:
+                    return await link.call(service, method, request, seconds)
+                finally:
+                    looking.cancel()
+        except TimeoutError as error:
+            if isinstance(error, MillpondError):
+                raise
+            raise OperationTimeout(what=f"{method} at {address}", timeout=SILENT_S) from None
+
+    async def _look_for_life(self, link: Link, patience: asyncio.Timeout) -> None:
+        """End the caller's patience once that broker answers nothing."""
+        while True:
+            await asyncio.sleep(SILENT_S)
+            try:
+                await link.call(METADATA, "Describe", _NOTHING, SIGN_OF_LIFE_S)
+            except (OperationTimeout, ClusterUnavailable):
+                patience.reschedule(self._loop.time())
+                return
+            except MillpondError:
+                self.check()  # a refusal is an answer
 
     def _candidates(self) -> tuple[str, ...]:
         """Every address worth asking, each once: the watched one, the cluster's, those given at first."""

@@ -159,6 +159,20 @@ async def drain(
     return _led(response.moved), _led(response.remaining)
 
 
+async def change_voters(
+    connection: Connection, method: str, broker: int, deadline: Deadline
+) -> tuple[int, ...]:
+    """Who votes after `method`: "AddVoter" or "RemoveVoter"."""
+    request: admin_pb2.AddVoterRequest | admin_pb2.RemoveVoterRequest
+    if method == "AddVoter":
+        request = admin_pb2.AddVoterRequest(broker_id=broker)
+    else:
+        request = admin_pb2.RemoveVoterRequest(broker_id=broker)
+    response = await connection.call_any(ADMIN, method, request, deadline)
+    await connection.newer_than(response.version - 1, deadline)
+    return tuple(response.voters)
+
+
 def _led(partitions: Iterable[admin_pb2.LedPartition]) -> dict[TopicPartition, int]:
     return {TopicPartition(led.topic, led.partition): led.leader for led in partitions}
 

@@ -151,3 +151,47 @@ def drain(common: Common, broker: int) -> None:
             f"broker {broker} still leads {counted(len(remaining), 'partition')}, of which no other replica"
             f" is in sync: partition {first.partition} of {first.topic} is the first"
         )
+
+
+@command.command("add-voter")
+@click.argument("broker", type=click.IntRange(min=1))
+@common
+def add_voter(common: Common, broker: int) -> None:
+    """Let BROKER vote on the cluster's metadata, and print who votes then.
+
+    It has to run, and to reach the others. One at a time: three voters outlive the loss of one, five of two.
+
+    Examples:
+      millpond cluster add-voter 4
+    """
+
+    async def work(client: Client) -> tuple[int, ...]:
+        return await client.admin.add_voter(broker)
+
+    _print_voters(common, with_client(common, work))
+
+
+@command.command("remove-voter")
+@click.argument("broker", type=click.IntRange(min=1))
+@common
+def remove_voter(common: Common, broker: int) -> None:
+    """Let BROKER, dead or alive, vote no more, and print who still votes.
+
+    It may go on as a broker, but its disk never votes again. To replace a dead voter, remove it and add
+    another broker.
+
+    Examples:
+      millpond cluster remove-voter 2
+    """
+
+    async def work(client: Client) -> tuple[int, ...]:
+        return await client.admin.remove_voter(broker)
+
+    _print_voters(common, with_client(common, work))
+
+
+def _print_voters(common: Common, voters: Sequence[int]) -> None:
+    if common.json:
+        print_json({"voters": list(voters)})
+    else:
+        print_table(("VOTER",), [(voter,) for voter in voters])

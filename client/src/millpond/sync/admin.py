@@ -41,5 +41,7 @@ class Admin:
     reassign = _plain(asyncio_admin.Admin.reassign)
     elect_leaders = _plain(asyncio_admin.Admin.elect_leaders)
     drain = _plain(asyncio_admin.Admin.drain)
+    add_voter = _plain(asyncio_admin.Admin.add_voter)
+    remove_voter = _plain(asyncio_admin.Admin.remove_voter)
     brokers = _plain(asyncio_admin.Admin.brokers)
     list_offsets = _plain(asyncio_admin.Admin.list_offsets)

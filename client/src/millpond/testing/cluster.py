@@ -51,10 +51,10 @@ PORT_TAKEN: Final = "cannot listen"
 class LocalCluster:
     """Real broker processes on this machine, `with` or `async with`; brokers are counted from 0.
 
-    Several `brokers` are one cluster, and all of them voters: it works while more than half of them run. Data
-    lie in `data_dir`, which is made if need be and kept, or in a temporary directory that goes with the
-    cluster. `config` sets keys of the brokers' configuration, as `{"limits.batch_bytes_max": 1_000_000}`; who
-    and where a broker is, the cluster decides.
+    Several `brokers` are one cluster; the first `voters` of them vote on its metadata (all, unless said): it
+    works while more than half of those run. Data lie in `data_dir`, made if need be and kept, or in a
+    temporary directory that goes with the cluster. `config` sets keys of the brokers' configuration, as
+    `{"limits.batch_bytes_max": 1_000_000}`; who and where a broker is, the cluster decides.
 
     The methods block, for a second or two where a broker starts or stops; in a coroutine, those of
     `aio` do not stop the event loop meanwhile. A cluster belongs to one thread. Its brokers never outlive
@@ -65,6 +65,7 @@ class LocalCluster:
         self,
         brokers: int = 1,
         *,
+        voters: int | None = None,
         data_dir: str | Path | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -73,7 +74,10 @@ class LocalCluster:
         if brokers > BROKERS_MAX:
             reason = f"{brokers} brokers are more than the {BROKERS_MAX} that can vote"
             raise InvalidConfig(key="brokers", reason=reason)
+        if voters is not None and not 1 <= voters <= brokers:
+            raise InvalidConfig(key="voters", reason=f"{voters} of {brokers} brokers cannot vote")
         self._count = brokers
+        self._voters = voters
         self._given_dir = None if data_dir is None else Path(data_dir)
         self._config = {"limits.stop_timeout_ms": STOP_TIMEOUT_MS, **(config or {})}
         self._directory: Path | None = None
@@ -222,7 +226,7 @@ class LocalCluster:
             self._directory = Path(tempfile.mkdtemp(prefix="millpond-"))
         else:
             self._directory = self._given_dir.absolute()
-        check_count(self._directory, self._count)
+        check_count(self._directory, self._count, self._voters)
         brokers = [self._process(number) for number in range(self._count)]
         try:
             yield from self._first_start(brokers)
@@ -238,11 +242,15 @@ class LocalCluster:
         home = self._directory / f"broker-{number + 1}"
         return BrokerProcess(number, home / "broker.toml", home / "log")
 
+    def _configure(self, directory: Path) -> None:
+        """Write what the brokers of a first start read: ports that were free just now."""
+        write_configs(directory, self._count, self._config, self._voters)
+
     def _first_start(self, brokers: Sequence[BrokerProcess]) -> Steps[None]:
         """All of them side by side: each waits for the others."""
         assert self._directory is not None, "it has been chosen"
         for tries_left in reversed(range(PORT_TRIES_MAX)):
-            write_configs(self._directory, self._count, self._config)
+            self._configure(self._directory)
             logged = [len(broker.log()) for broker in brokers]
             try:
                 yield from _start_all(brokers)

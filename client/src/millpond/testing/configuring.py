@@ -24,16 +24,18 @@ _OWN_KEYS: Final = (
 )
 
 
-def check_count(directory: Path, count: int) -> None:
-    """A directory that is found again has as many brokers as before: they are who votes."""
+def check_count(directory: Path, count: int, voters: int | None) -> None:
+    """A directory that is found again has as many brokers as before: they are who votes. With `voters` named
+    others may have joined them.
+    """
     before = len(list(directory.glob("broker-*/data/metadata")))
-    if before not in (0, count):
+    if before not in (0, count) and (voters is None or before > count):
         raise InvalidConfig(key="brokers", reason=f"{directory} has a cluster of {before}, not {count}")
 
 
-def write_configs(directory: Path, count: int, config: Mapping[str, Any]) -> None:
-    """Every broker's file, with ports of its own, and the secret that they share. Raises InvalidConfig as a
-    broker would.
+def write_configs(directory: Path, count: int, config: Mapping[str, Any], voters: int | None = None) -> None:
+    """Every broker's file, with ports of its own, and the secret that they share. The first `voters` vote,
+    or all. Raises InvalidConfig as a broker would.
     """
     for key in _OWN_KEYS:
         if key in config:
@@ -49,7 +51,7 @@ def write_configs(directory: Path, count: int, config: Mapping[str, Any]) -> Non
         secret = directory / "secret"
         _make_secret(secret)
         together = {
-            "cluster.voters": [f"{number}@{peer}" for number, peer in enumerate(peers, 1)],
+            "cluster.voters": [f"{number}@{peer}" for number, peer in enumerate(peers[:voters], 1)],
             "cluster.secret_file": str(secret),
         }
     for number, (home, (client, _, scraped), peer) in enumerate(zip(homes, addresses, peers, strict=True), 1):

@@ -155,3 +155,23 @@ class DrainBrokerResponse(_message.Message):
     remaining: _containers.RepeatedCompositeFieldContainer[LedPartition]
     version: int
     def __init__(self, moved: _Optional[_Iterable[_Union[LedPartition, _Mapping]]] = ..., remaining: _Optional[_Iterable[_Union[LedPartition, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
+
+class AddVoterRequest(_message.Message):
+    __slots__ = ("broker_id",)
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    def __init__(self, broker_id: _Optional[int] = ...) -> None: ...
+
+class RemoveVoterRequest(_message.Message):
+    __slots__ = ("broker_id",)
+    BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    broker_id: int
+    def __init__(self, broker_id: _Optional[int] = ...) -> None: ...
+
+class VotersResponse(_message.Message):
+    __slots__ = ("voters", "version")
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    version: int
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., version: _Optional[int] = ...) -> None: ...

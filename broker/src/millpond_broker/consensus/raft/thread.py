@@ -135,6 +135,10 @@ class VoterThread:
         """See `Voter.propose`; `done` is told with `Progress`. Whoever calls bounds how many there are."""
         self.call(lambda: self._voter.propose(data, lambda outcome: self._outcomes.append((done, outcome))))
 
+    def hand_over(self) -> None:
+        """Let another voter lead, if this one does; asked once, and it may come to nothing."""
+        self.call(self._voter.transfer_leadership)
+
     def call(self, call: Callable[[], object]) -> None:
         """Run it on the thread, in the order of the calls; never, once this has ended."""
         with self._inbox.ready:

@@ -98,10 +98,12 @@ class Voter:
         options: VoterOptions | None = None,
         guards: Guards | None = None,
         configured: Mapping[int, str] | None = None,
+        address: str = "",
         on_applied: Callable[[CommittedEntry, CommandResult], None] | None = None,
     ) -> None:
         """`now`: seconds of the library's clock. `configured`: addresses of voters for as long as the log
-        does not tell them. Raises NotADataDirectory for the metadata of another broker or disk, VoterFailed.
+        does not tell them; `address`: this one's, likewise.
+        Raises NotADataDirectory for the metadata of another broker or disk, VoterFailed.
         """
         self._store = store
         self._broker_id = broker_id
@@ -110,6 +112,7 @@ class Voter:
         self._options = options or VoterOptions()
         self._guards = guards or Guards()
         self._configured = dict(configured or {})
+        self._address = address
         self._on_applied = on_applied
         self._image = _image_at_start(store)
         self._check_disk()
@@ -481,7 +484,8 @@ class Voter:
         self._voters = dict(sorted(voters.items()))
         self._library.set_others(self._others(), self._now())
 
-        address = self._voters[self._broker_id].address if self._broker_id in self._voters else ""
+        own_place = self._voters.get(self._broker_id)
+        address = "" if own_place is None else own_place.address or self._address
         if address and address != self._told_address:
             self._told_address = address
             for peer in sorted(self._connected):

@@ -21,28 +21,34 @@ CONTROL_HEARD_IGNORED: ControlHeard
 CONTROL_HEARD_STRANGER: ControlHeard
 
 class ControlMessage(_message.Message):
-    __slots__ = ("number", "propose", "beat", "who", "found", "proposed", "beaten", "here", "founded", "failed")
+    __slots__ = ("number", "propose", "beat", "who", "found", "ready_to_vote", "hand_over", "proposed", "beaten", "here", "founded", "failed", "ready")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     PROPOSE_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     WHO_FIELD_NUMBER: _ClassVar[int]
     FOUND_FIELD_NUMBER: _ClassVar[int]
+    READY_TO_VOTE_FIELD_NUMBER: _ClassVar[int]
+    HAND_OVER_FIELD_NUMBER: _ClassVar[int]
     PROPOSED_FIELD_NUMBER: _ClassVar[int]
     BEATEN_FIELD_NUMBER: _ClassVar[int]
     HERE_FIELD_NUMBER: _ClassVar[int]
     FOUNDED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
     number: int
     propose: ControlPropose
     beat: ControlBeat
     who: ControlWho
     found: ControlFound
+    ready_to_vote: ControlReadyToVote
+    hand_over: ControlHandOver
     proposed: ControlProposed
     beaten: ControlBeaten
     here: ControlHere
     founded: ControlFounded
     failed: ControlFailed
-    def __init__(self, number: _Optional[int] = ..., propose: _Optional[_Union[ControlPropose, _Mapping]] = ..., beat: _Optional[_Union[ControlBeat, _Mapping]] = ..., who: _Optional[_Union[ControlWho, _Mapping]] = ..., found: _Optional[_Union[ControlFound, _Mapping]] = ..., proposed: _Optional[_Union[ControlProposed, _Mapping]] = ..., beaten: _Optional[_Union[ControlBeaten, _Mapping]] = ..., here: _Optional[_Union[ControlHere, _Mapping]] = ..., founded: _Optional[_Union[ControlFounded, _Mapping]] = ..., failed: _Optional[_Union[ControlFailed, _Mapping]] = ...) -> None: ...
+    ready: ControlReady
+    def __init__(self, number: _Optional[int] = ..., propose: _Optional[_Union[ControlPropose, _Mapping]] = ..., beat: _Optional[_Union[ControlBeat, _Mapping]] = ..., who: _Optional[_Union[ControlWho, _Mapping]] = ..., found: _Optional[_Union[ControlFound, _Mapping]] = ..., ready_to_vote: _Optional[_Union[ControlReadyToVote, _Mapping]] = ..., hand_over: _Optional[_Union[ControlHandOver, _Mapping]] = ..., proposed: _Optional[_Union[ControlProposed, _Mapping]] = ..., beaten: _Optional[_Union[ControlBeaten, _Mapping]] = ..., here: _Optional[_Union[ControlHere, _Mapping]] = ..., founded: _Optional[_Union[ControlFounded, _Mapping]] = ..., failed: _Optional[_Union[ControlFailed, _Mapping]] = ..., ready: _Optional[_Union[ControlReady, _Mapping]] = ...) -> None: ...
 
 class ControlPropose(_message.Message):
     __slots__ = ("envelope", "timeout_ms")
@@ -187,12 +193,30 @@ class ControlVoter(_message.Message):
     def __init__(self, broker_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ControlFounded(_message.Message):
-    __slots__ = ("first", "refused")
+    __slots__ = ("first", "refused", "without_you")
     FIRST_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_YOU_FIELD_NUMBER: _ClassVar[int]
     first: bytes
     refused: str
-    def __init__(self, first: _Optional[bytes] = ..., refused: _Optional[str] = ...) -> None: ...
+    without_you: bool
+    def __init__(self, first: _Optional[bytes] = ..., refused: _Optional[str] = ..., without_you: bool = ...) -> None: ...
+
+class ControlReadyToVote(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ControlReady(_message.Message):
+    __slots__ = ("directory_id", "reached")
+    DIRECTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    REACHED_FIELD_NUMBER: _ClassVar[int]
+    directory_id: str
+    reached: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, directory_id: _Optional[str] = ..., reached: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ControlHandOver(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ControlFailed(_message.Message):
     __slots__ = ("reason",)

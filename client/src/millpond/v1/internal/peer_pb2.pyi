@@ -13,10 +13,12 @@ class PeerRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PEER_ROLE_METADATA: _ClassVar[PeerRole]
     PEER_ROLE_CONTROL: _ClassVar[PeerRole]
     PEER_ROLE_REPLICATION: _ClassVar[PeerRole]
+    PEER_ROLE_SUBSCRIPTION: _ClassVar[PeerRole]
 PEER_ROLE_UNSPECIFIED: PeerRole
 PEER_ROLE_METADATA: PeerRole
 PEER_ROLE_CONTROL: PeerRole
 PEER_ROLE_REPLICATION: PeerRole
+PEER_ROLE_SUBSCRIPTION: PeerRole
 
 class PeerFrame(_message.Message):
     __slots__ = ("hello", "challenge", "proof", "accepted", "pieces", "refusal")

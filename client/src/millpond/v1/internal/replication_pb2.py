@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&millpond/v1/internal/replication.proto\x12\x14millpond.v1.internal\"\xed\x04\n\x12ReplicationMessage\x12\x33\n\x05hello\x18\x01 \x01(\x0b\x32\".millpond.v1.internal.ReplicaHelloH\x00\x12\x38\n\x06stated\x18\x02 \x01(\x0b\x32&.millpond.v1.internal.ReplicaStatementH\x00\x12\x44\n\x0c\x61\x63knowledged\x18\x03 \x01(\x0b\x32,.millpond.v1.internal.ReplicaAcknowledgementH\x00\x12\x33\n\x05taken\x18\x04 \x01(\x0b\x32\".millpond.v1.internal.ReplicaTakenH\x00\x12\x37\n\x07serving\x18\x10 \x01(\x0b\x32$.millpond.v1.internal.ReplicaServingH\x00\x12;\n\tdiverging\x18\x11 \x01(\x0b\x32&.millpond.v1.internal.ReplicaDivergingH\x00\x12?\n\x0cout_of_range\x18\x12 \x01(\x0b\x32\'.millpond.v1.internal.ReplicaOutOfRangeH\x00\x12\x35\n\x06\x66\x65nced\x18\x13 \x01(\x0b\x32#.millpond.v1.internal.ReplicaFencedH\x00\x12\x42\n\runknown_epoch\x18\x14 \x01(\x0b\x32).millpond.v1.internal.ReplicaUnknownEpochH\x00\x12\x33\n\x06pushed\x18\x15 \x01(\x0b\x32!.millpond.v1.internal.ReplicaPushH\x00\x42\x06\n\x04kind\"G\n\x0cReplicaHello\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\"\\\n\x0eReplicaSession\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\r\x12\x0f\n\x07session\x18\x04 \x01(\x04\"\xd7\x01\n\x10ReplicaStatement\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x10\n\x08\x66ollower\x18\x02 \x01(\r\x12\x14\n\x0c\x62roker_epoch\x18\x03 \x01(\x04\x12\x14\n\x0c\x66\x65tch_offset\x18\x04 \x01(\x04\x12\x17\n\nlast_epoch\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0b\x64urable_end\x18\x06 \x01(\x04\x12\x11\n\tstated_in\x18\x07 \x01(\rB\r\n\x0b_last_epoch\"u\n\x16ReplicaAcknowledgement\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x0f\n\x07log_end\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_end\x18\x03 \x01(\x04\"G\n\x0cReplicaTaken\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"\x87\x01\n\x0eReplicaServing\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x13\n\x0b\x66rom_offset\x18\x02 \x01(\x04\x12\x16\n\x0ehigh_watermark\x18\x03 \x01(\x04\x12\x11\n\tlog_start\x18\x04 \x01(\x04\"e\n\x10ReplicaDiverging\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\"\x81\x01\n\x11ReplicaOutOfRange\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x11\n\tlog_start\x18\x02 \x01(\x04\x12\x0f\n\x07log_end\x18\x03 \x01(\x04\x12\x11\n\tstarts_at\x18\x04 \x01(\x04\"]\n\rReplicaFenced\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x15\n\rcurrent_epoch\x18\x02 \x01(\r\"c\n\x13ReplicaUnknownEpoch\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x15\n\rcurrent_epoch\x18\x02 \x01(\r\"\x84\x01\n\x0bReplicaPush\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x13\n\x0b\x66rom_offset\x18\x02 \x01(\x04\x12\x16\n\x0ehigh_watermark\x18\x03 \x01(\x04\x12\x11\n\tlog_start\x18\x04 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&millpond/v1/internal/replication.proto\x12\x14millpond.v1.internal\"\xed\x04\n\x12ReplicationMessage\x12\x33\n\x05hello\x18\x01 \x01(\x0b\x32\".millpond.v1.internal.ReplicaHelloH\x00\x12\x38\n\x06stated\x18\x02 \x01(\x0b\x32&.millpond.v1.internal.ReplicaStatementH\x00\x12\x44\n\x0c\x61\x63knowledged\x18\x03 \x01(\x0b\x32,.millpond.v1.internal.ReplicaAcknowledgementH\x00\x12\x33\n\x05taken\x18\x04 \x01(\x0b\x32\".millpond.v1.internal.ReplicaTakenH\x00\x12\x37\n\x07serving\x18\x10 \x01(\x0b\x32$.millpond.v1.internal.ReplicaServingH\x00\x12;\n\tdiverging\x18\x11 \x01(\x0b\x32&.millpond.v1.internal.ReplicaDivergingH\x00\x12?\n\x0cout_of_range\x18\x12 \x01(\x0b\x32\'.millpond.v1.internal.ReplicaOutOfRangeH\x00\x12\x35\n\x06\x66\x65nced\x18\x13 \x01(\x0b\x32#.millpond.v1.internal.ReplicaFencedH\x00\x12\x42\n\runknown_epoch\x18\x14 \x01(\x0b\x32).millpond.v1.internal.ReplicaUnknownEpochH\x00\x12\x33\n\x06pushed\x18\x15 \x01(\x0b\x32!.millpond.v1.internal.ReplicaPushH\x00\x42\x06\n\x04kind\"G\n\x0cReplicaHello\x12\x11\n\tbroker_id\x18\x01 \x01(\r\x12\x14\n\x0c\x62roker_epoch\x18\x02 \x01(\x04\x12\x0e\n\x06number\x18\x03 \x01(\x04\"\\\n\x0eReplicaSession\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\r\x12\x0f\n\x07session\x18\x04 \x01(\x04\"\xea\x01\n\x10ReplicaStatement\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x10\n\x08\x66ollower\x18\x02 \x01(\r\x12\x14\n\x0c\x62roker_epoch\x18\x03 \x01(\x04\x12\x14\n\x0c\x66\x65tch_offset\x18\x04 \x01(\x04\x12\x17\n\nlast_epoch\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0b\x64urable_end\x18\x06 \x01(\x04\x12\x11\n\tstated_in\x18\x07 \x01(\r\x12\x11\n\tlog_start\x18\x08 \x01(\x04\x42\r\n\x0b_last_epoch\"\x98\x01\n\x16ReplicaAcknowledgement\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x0f\n\x07log_end\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_end\x18\x03 \x01(\x04\x12\x11\n\tlog_start\x18\x04 \x01(\x04\x12\x0e\n\x06leaves\x18\x05 \x01(\x08\"G\n\x0cReplicaTaken\x12\x10\n\x08topic_id\x18\x01 \x01(\x0c\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"\x87\x01\n\x0eReplicaServing\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x13\n\x0b\x66rom_offset\x18\x02 \x01(\x04\x12\x16\n\x0ehigh_watermark\x18\x03 \x01(\x04\x12\x11\n\tlog_start\x18\x04 \x01(\x04\"e\n\x10ReplicaDiverging\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\"\x81\x01\n\x11ReplicaOutOfRange\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x11\n\tlog_start\x18\x02 \x01(\x04\x12\x0f\n\x07log_end\x18\x03 \x01(\x04\x12\x11\n\tstarts_at\x18\x04 \x01(\x04\"]\n\rReplicaFenced\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x15\n\rcurrent_epoch\x18\x02 \x01(\r\"c\n\x13ReplicaUnknownEpoch\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x15\n\rcurrent_epoch\x18\x02 \x01(\r\"\x84\x01\n\x0bReplicaPush\x12\x35\n\x07session\x18\x01 \x01(\x0b\x32$.millpond.v1.internal.ReplicaSession\x12\x13\n\x0b\x66rom_offset\x18\x02 \x01(\x04\x12\x16\n\x0ehigh_watermark\x18\x03 \x01(\x04\x12\x11\n\tlog_start\x18\x04 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICASESSION']._serialized_start=761
   _globals['_REPLICASESSION']._serialized_end=853
   _globals['_REPLICASTATEMENT']._serialized_start=856
-  _globals['_REPLICASTATEMENT']._serialized_end=1071
-  _globals['_REPLICAACKNOWLEDGEMENT']._serialized_start=1073
-  _globals['_REPLICAACKNOWLEDGEMENT']._serialized_end=1190
-  _globals['_REPLICATAKEN']._serialized_start=1192
-  _globals['_REPLICATAKEN']._serialized_end=1263
-  _globals['_REPLICASERVING']._serialized_start=1266
-  _globals['_REPLICASERVING']._serialized_end=1401
-  _globals['_REPLICADIVERGING']._serialized_start=1403
-  _globals['_REPLICADIVERGING']._serialized_end=1504
-  _globals['_REPLICAOUTOFRANGE']._serialized_start=1507
-  _globals['_REPLICAOUTOFRANGE']._serialized_end=1636
-  _globals['_REPLICAFENCED']._serialized_start=1638
-  _globals['_REPLICAFENCED']._serialized_end=1731
-  _globals['_REPLICAUNKNOWNEPOCH']._serialized_start=1733
-  _globals['_REPLICAUNKNOWNEPOCH']._serialized_end=1832
-  _globals['_REPLICAPUSH']._serialized_start=1835
-  _globals['_REPLICAPUSH']._serialized_end=1967
+  _globals['_REPLICASTATEMENT']._serialized_end=1090
+  _globals['_REPLICAACKNOWLEDGEMENT']._serialized_start=1093
+  _globals['_REPLICAACKNOWLEDGEMENT']._serialized_end=1245
+  _globals['_REPLICATAKEN']._serialized_start=1247
+  _globals['_REPLICATAKEN']._serialized_end=1318
+  _globals['_REPLICASERVING']._serialized_start=1321
+  _globals['_REPLICASERVING']._serialized_end=1456
+  _globals['_REPLICADIVERGING']._serialized_start=1458
+  _globals['_REPLICADIVERGING']._serialized_end=1559
+  _globals['_REPLICAOUTOFRANGE']._serialized_start=1562
+  _globals['_REPLICAOUTOFRANGE']._serialized_end=1691
+  _globals['_REPLICAFENCED']._serialized_start=1693
+  _globals['_REPLICAFENCED']._serialized_end=1786
+  _globals['_REPLICAUNKNOWNEPOCH']._serialized_start=1788
+  _globals['_REPLICAUNKNOWNEPOCH']._serialized_end=1887
+  _globals['_REPLICAPUSH']._serialized_start=1890
+  _globals['_REPLICAPUSH']._serialized_end=2022
 # @@protoc_insertion_point(module_scope)

@@ -52,7 +52,7 @@ class ReplicaSession(_message.Message):
     def __init__(self, topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader_epoch: _Optional[int] = ..., session: _Optional[int] = ...) -> None: ...
 
 class ReplicaStatement(_message.Message):
-    __slots__ = ("session", "follower", "broker_epoch", "fetch_offset", "last_epoch", "durable_end", "stated_in")
+    __slots__ = ("session", "follower", "broker_epoch", "fetch_offset", "last_epoch", "durable_end", "stated_in", "log_start")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     FOLLOWER_FIELD_NUMBER: _ClassVar[int]
     BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class ReplicaStatement(_message.Message):
     LAST_EPOCH_FIELD_NUMBER: _ClassVar[int]
     DURABLE_END_FIELD_NUMBER: _ClassVar[int]
     STATED_IN_FIELD_NUMBER: _ClassVar[int]
+    LOG_START_FIELD_NUMBER: _ClassVar[int]
     session: ReplicaSession
     follower: int
     broker_epoch: int
@@ -67,17 +68,22 @@ class ReplicaStatement(_message.Message):
     last_epoch: int
     durable_end: int
     stated_in: int
-    def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., follower: _Optional[int] = ..., broker_epoch: _Optional[int] = ..., fetch_offset: _Optional[int] = ..., last_epoch: _Optional[int] = ..., durable_end: _Optional[int] = ..., stated_in: _Optional[int] = ...) -> None: ...
+    log_start: int
+    def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., follower: _Optional[int] = ..., broker_epoch: _Optional[int] = ..., fetch_offset: _Optional[int] = ..., last_epoch: _Optional[int] = ..., durable_end: _Optional[int] = ..., stated_in: _Optional[int] = ..., log_start: _Optional[int] = ...) -> None: ...
 
 class ReplicaAcknowledgement(_message.Message):
-    __slots__ = ("session", "log_end", "durable_end")
+    __slots__ = ("session", "log_end", "durable_end", "log_start", "leaves")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     LOG_END_FIELD_NUMBER: _ClassVar[int]
     DURABLE_END_FIELD_NUMBER: _ClassVar[int]
+    LOG_START_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
     session: ReplicaSession
     log_end: int
     durable_end: int
-    def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., log_end: _Optional[int] = ..., durable_end: _Optional[int] = ...) -> None: ...
+    log_start: int
+    leaves: bool
+    def __init__(self, session: _Optional[_Union[ReplicaSession, _Mapping]] = ..., log_end: _Optional[int] = ..., durable_end: _Optional[int] = ..., log_start: _Optional[int] = ..., leaves: bool = ...) -> None: ...
 
 class ReplicaTaken(_message.Message):
     __slots__ = ("topic_id", "partition", "size_bytes")
