@@ -27,8 +27,9 @@ from docker.errors import DockerException
 import millpond
 from tests.chaos.containers import Containers
 from tests.chaos.judge import FRESH, Verdict, judge, merged, pauses, summary, write_history
-from tests.chaos.nemesis import FAULTS, WHOLE_SECONDS_MAX, Nemesis, Strike
+from tests.chaos.nemesis import NAMES, WHOLE_SECONDS_MAX, Nemesis, Strike
 from tests.chaos.observer import Observer
+from tests.sim.history.operations import Crash
 
 PROOFS: Final = Path("docs/proofs.txt")
 RESULTS: Final = Path("build")
@@ -50,6 +51,7 @@ class Workers:
         self._directory = directory
         self._seed = seed
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._roles: dict[str, str] = {}
         self._counts: dict[str, dict[str, int]] = {}
         self._listening: list[asyncio.Task[None]] = []
 
@@ -72,7 +74,7 @@ class Workers:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
         )
-        self._processes[name] = process
+        self._processes[name], self._roles[name] = process, role
         self._listening.append(asyncio.create_task(self._listen(name, process), name=name))
 
     async def _listen(self, name: str, process: asyncio.subprocess.Process) -> None:
@@ -85,8 +87,20 @@ class Workers:
         """Those that are not there any more, though nobody ended them."""
         return [name for name, process in self._processes.items() if process.returncode is not None]
 
-    async def stop(self, *names: str) -> list[str]:
-        """SIGTERM to these, and wait; what went wrong with them."""
+    async def crash_writer(self, number: int) -> str:
+        """SIGKILL to the oldest writer, with records under way; another takes its place."""
+        name = next(name for name, role in self._roles.items() if role == "write" and name in self._processes)
+        process = self._processes.pop(name)
+        process.kill()
+        await process.wait()
+        crashed = Crash(time=time.monotonic(), process=name)
+        write_history([crashed], self._directory / f"{name}-crashed.jsonl")
+        await self.start(f"w{number}", "write")
+        return name
+
+    async def stop(self) -> list[str]:
+        """SIGTERM to all, and wait; what went wrong with them."""
+        names = list(self._processes)
         for name in names:
             if self._processes[name].returncode is None:
                 self._processes[name].terminate()
@@ -128,8 +142,15 @@ class Run:
         self._workers = Workers(containers.bootstrap, directory, options.seed)
         self._observer = Observer(containers, TOPIC)
         self._began_at = time.monotonic()
-        names = list(FAULTS) if options.nemesis == "all" else options.nemesis.split(",")
-        self.nemesis = Nemesis(containers, self._observer, names, options.seed, self._say)
+        self._writers = sum(role == "write" for role in WORKERS.values())
+        self.nemesis = Nemesis(
+            containers,
+            self._observer,
+            NAMES if options.nemesis == "all" else options.nemesis.split(","),
+            options.seed,
+            crash_client=self._crash_client,
+            tell=self._say,
+        )
         self.failures: list[str] = []
 
     def _say(self, text: str) -> None:
@@ -150,6 +171,11 @@ class Run:
             finally:
                 await self._workers.close()
 
+    async def _crash_client(self) -> None:
+        self._writers += 1
+        name = await self._workers.crash_writer(self._writers)
+        self._say(f"SIGKILL to client {name}; w{self._writers} begins")
+
     async def _finish(self) -> None:
         self._say("healing all of it; then writers settle, and a fresh process reads everything")
         await asyncio.to_thread(self._containers.heal)
@@ -162,7 +188,7 @@ class Run:
                 f"not whole {WHOLE_SECONDS_MAX:.0f} s after the end: {self._observer.line()}"
             )
         self.failures += [f"client {name} ended by itself" for name in self._workers.ended()]
-        self.failures += await self._workers.stop(*WORKERS)
+        self.failures += await self._workers.stop()
         await self._workers.start(FRESH, FRESH)
         self.failures += await self._workers.wait(FRESH)
         self.failures += await asyncio.to_thread(self._containers.faults)
@@ -280,13 +306,13 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="of faults; the end takes a little more")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the nemesis")
-    parser.add_argument("--nemesis", default="all", help=f"all, or some, with commas: {', '.join(FAULTS)}")
+    parser.add_argument("--nemesis", default="all", help=f"all, or some, with commas: {', '.join(NAMES)}")
     parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
     parser.add_argument("--keep", action="store_true", help="leave the containers as they are in the end")
     options = parser.parse_args()
-    unknown = set(options.nemesis.split(",")) - {"all", *FAULTS}
+    unknown = set(options.nemesis.split(",")) - {"all", *NAMES}
     if unknown:
-        parser.error(f"--nemesis: {', '.join(sorted(unknown))} is none of {', '.join(FAULTS)}")
+        parser.error(f"--nemesis: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
     return options
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -66,6 +66,11 @@ FAULTS: Final = {
         minority_recovers=False,
     ),
 }
+CLIENT: Final = "client"
+"""The name of what befalls clients: a writer is killed, and another begins."""
+CLIENT_TOO: Final = 0.25
+"""How often that happens, beside a strike."""
+NAMES: Final = (*FAULTS, CLIENT)
 ROLES: Final = (
     *("any", "any", "leader", "leader", "leader", "controller", "controller", "controller"),
     *("majority", "all"),
@@ -100,27 +105,32 @@ class Nemesis:
         observer: Observer,
         names: Sequence[str],
         seed: int,
+        *,
+        crash_client: Callable[[], Awaitable[None]],
         tell: Callable[[str], None],
     ) -> None:
         self.strikes: list[Strike] = []
         self.failures: list[str] = []
         self._containers = containers
         self._observer = observer
-        self._names = names
+        self._names = [name for name in names if name != CLIENT]
+        self._clients_too = CLIENT in names
+        self._crash_client = crash_client
         self._random = random.Random(seed)
         self._tell = tell
 
     async def run(self, until: float) -> None:
         """At least one strike; the last one is healed, and the cluster whole, when this returns."""
-        while True:
+        is_last = False
+        while not (is_last or self.failures):
             await asyncio.sleep(self._random.uniform(*QUIET_SECONDS))
             waits = self._random.random() < WAITS_FOR_WHOLE
-            strike = await self._strike()
+            if self._clients_too and (self._random.random() < CLIENT_TOO or not self._names):
+                await self._crash_client()
+            strike = await self._strike() if self._names else None
             is_last = time.monotonic() >= until
-            if waits or is_last:
+            if strike is not None and (waits or is_last):
                 await self._until_whole(strike)
-            if is_last or self.failures:
-                return
 
     async def _strike(self) -> Strike:
         drawn = self._random
