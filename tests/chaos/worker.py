@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import millpond
 from millpond.client import Client
@@ -41,11 +41,12 @@ FRESH_SECONDS_MAX: Final = 300.0
 class Worker:
     """What all of them have: a name, a history, counts, and an end."""
 
-    def __init__(self, name: str, topic: str, partitions: int, history: TextIO, seed: int) -> None:
-        self.name = name
-        self.topic = topic
-        self.partitions = partitions
-        self.random = random.Random(f"{seed} {name}")
+    def __init__(self, options: argparse.Namespace, history: TextIO) -> None:
+        self.name: str = options.name
+        self.topic: str = options.topic
+        self.partitions: int = options.partitions
+        self.acks: Literal["all", "leader"] = options.acks
+        self.random = random.Random(f"{options.seed} {options.name}")
         self.stopping = asyncio.Event()
         self.counts = {"acknowledged": 0, "failed": 0, "unknown": 0, "read": 0, "errors": 0}
         self._history = history
@@ -70,7 +71,7 @@ class Worker:
 
 async def write(worker: Worker, client: Client) -> None:
     """One stream of records for each partition, through one producer, until it is to stop."""
-    producer = await client.producer(delivery_timeout=DELIVERY_SECONDS)
+    producer = await client.producer(acks=worker.acks, delivery_timeout=DELIVERY_SECONDS)
     try:
         async with asyncio.TaskGroup() as tasks:
             for partition in range(worker.partitions):
@@ -208,7 +209,7 @@ ROLES: Final = {"write": write, "follow": follow, "reread": reread, "fresh": fre
 async def work(options: argparse.Namespace) -> None:
     """One of the roles, until it is over or SIGTERM."""
     with options.history.open("w", buffering=1) as history:
-        worker = Worker(options.name, options.topic, options.partitions, history, options.seed)
+        worker = Worker(options, history)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, worker.stopping.set)
         loop.add_signal_handler(
@@ -233,6 +234,9 @@ def main() -> int:
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--history", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--acks", default="all", help="noted as all, whatever it is: see the run's own option"
+    )
     asyncio.run(work(parser.parse_args()))
     return 0
 
