@@ -168,7 +168,7 @@ def main() -> int:
     """0: all clean, 1: not, 2: no engine."""
     options = _options()
     try:
-        containers = Containers()
+        containers = Containers(options.project, options.port)
     except DockerException as error:
         print(f"make chaos: no Docker engine answers: {error}", file=sys.stderr)
         return 2
@@ -212,6 +212,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5.0, help="of faults; the end takes a little more")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the nemesis")
     parser.add_argument("--nemesis", default="all", help=f"all, or some, with commas: {', '.join(NAMES)}")
+    parser.add_argument("--project", default="millpond-chaos", help="of compose; its containers are removed")
+    parser.add_argument("--port", type=int, default=17070, help="of broker 1, as for make up")
     parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
     # What acks=leader acknowledges, one disk has, and the first leader that is cut off loses. Noted as
     # acks=all, it has to be found: so it is seen that a run can fail.

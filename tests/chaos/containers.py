@@ -16,9 +16,6 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 
 ROOT: Final = Path(__file__).parents[2]
-PROJECT: Final = "millpond-chaos"
-"""Of compose: another than that of `make up`, so that nobody's data are struck."""
-PORT: Final = 17070
 BROKERS: Final = (1, 2, 3)
 STOP_SECONDS: Final = 40
 LOG_LINES_MAX: Final = 200_000
@@ -29,8 +26,10 @@ EXPLAINED: Final = frozenset({"disk_hangs", "metadata_voter_hangs"})
 class Containers:
     """One cluster of three. Its methods block."""
 
-    def __init__(self) -> None:
-        """Raises docker.errors.DockerException where no engine answers."""
+    def __init__(self, project: str, port: int) -> None:
+        """`project` of compose: what it has is removed. Raises DockerException where no engine answers."""
+        self._project = project
+        self._port = port
         self._docker = docker.from_env(timeout=STOP_SECONDS + 20)
         self._docker.ping()
         self._ids: dict[int, str] = {}
@@ -38,14 +37,17 @@ class Containers:
     @property
     def bootstrap(self) -> str:
         """For a client on the host."""
-        return ",".join(f"127.0.0.1:{PORT + 10 * (broker - 1)}" for broker in BROKERS)
+        return ",".join(f"127.0.0.1:{self._port + 10 * (broker - 1)}" for broker in BROKERS)
 
     def up(self) -> None:
         """From nothing: what an earlier run left is removed."""
         self.down()
         self._make("up")
         for broker in BROKERS:
-            labels = [f"com.docker.compose.project={PROJECT}", f"com.docker.compose.service=broker-{broker}"]
+            labels = [
+                f"com.docker.compose.project={self._project}",
+                f"com.docker.compose.service=broker-{broker}",
+            ]
             (found,) = self._docker.containers.list(filters={"label": labels})
             assert found.id is not None, "a container has one"
             self._ids[broker] = found.id
@@ -57,11 +59,9 @@ class Containers:
 
     def _make(self, *arguments: str) -> None:
         script = ROOT / "deploy" / "docker" / "cluster.py"
-        command = [sys.executable, str(script), *arguments, "--project", PROJECT, "--port", str(PORT)]
-        compose = os.environ.get("COMPOSE", "")
-        done = subprocess.run(
-            [*command, "--compose", compose], capture_output=True, text=True, check=False, cwd=ROOT
-        )
+        command = [sys.executable, str(script), *arguments, "--project", self._project]
+        command += ["--port", str(self._port), "--compose", os.environ.get("COMPOSE", "")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
 
@@ -69,7 +69,7 @@ class Containers:
         return self._docker.containers.get(self._ids[broker])
 
     def _network(self, name: str) -> Network:
-        (found,) = self._docker.networks.list(names=[f"{PROJECT}_{name}"])
+        (found,) = self._docker.networks.list(names=[f"{self._project}_{name}"])
         return found
 
     # --- what is done to them -------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Containers:
         """Whatever was done to any of them, and however far it got."""
         for broker in BROKERS:
             for network in ("clients", "peers"):
-                if f"{PROJECT}_{network}" not in self._of(broker).attrs["NetworkSettings"]["Networks"]:
+                if f"{self._project}_{network}" not in self._of(broker).attrs["NetworkSettings"]["Networks"]:
                     with contextlib.suppress(APIError):
                         self.join(broker, network)
             status = self._of(broker).status
