@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,42 @@ def test_a_secret_is_made_once(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     assert (tmp_path / "cluster").read_bytes() == made
     assert [path.name for path in tmp_path.iterdir()] == ["cluster"]
+
+
+@pytest.mark.parametrize("target", ["up", "down"])
+def test_without_docker_a_line_says_what_to_install(target: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(IMAGE / "cluster.py"), target]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f"make {target}: docker was not found: install Docker Engine and compose (docs/operations.md)"
+    ]
+
+
+def test_a_broker_that_is_not_ready_is_not_healthy() -> None:
+    """What the health check runs, against a port where nobody listens, one that says no, and one that is."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        assert _ready(port) == 1, "nobody listens"
+        listener.listen()
+        for answer, status in ((b"503 Service Unavailable", 1), (b"200 OK", 0)):
+            with ThreadPoolExecutor(1) as answering:
+                answered = answering.submit(_answer_one, listener, answer)
+                assert _ready(port) == status
+                assert answered.result(timeout=30).startswith(b"GET /readyz HTTP/1.1\r\n")
+
+
+def _ready(port: int) -> int:
+    environment = {"MILLPOND_HTTP__LISTEN": f"0.0.0.0:{port}"}
+    command = [sys.executable, "-I", "-S", str(IMAGE / "ready.py")]
+    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+
+def _answer_one(listener: socket.socket, answer: bytes) -> bytes:
+    listener.settimeout(30)
+    connection, _ = listener.accept()
+    with connection:
+        asked = connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 " + answer + b"\r\nConnection: close\r\n\r\n")
+    return asked
