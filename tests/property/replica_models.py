@@ -301,6 +301,7 @@ WORK: Final = (
 )
 """What goes on all the time, each as often as it is here."""
 TROUBLE: Final = (
+    *["hang"] * 1,
     *["crash"] * 3,
     *["fence"] * 2,
     *["disconnect"] * 3,

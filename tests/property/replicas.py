@@ -339,6 +339,13 @@ class World:
         broker.stream = None
         self._do(broker, broker.follower.corrupt())
 
+    def hang(self) -> None:
+        """A follower's disk does, for as long as `connect` leaves it (rule 40)."""
+        broker = self._some(lambda broker: broker.follower is not None and broker.stream is not None)
+        if broker is not None and broker.follower is not None:
+            self.tell(f"{broker.broker_id} hangs")
+            self._do(broker, broker.follower.withdraw())
+
     # --- streams --------------------------------------------------------------------------------------
 
     def connect(self) -> None:
@@ -366,7 +373,9 @@ class World:
 
     def push(self) -> None:
         broker = self._some(lambda broker: broker.leader is not None)
-        if broker is not None:
+        if broker is not None and broker.leader is not None:
+            if self.random.random() < 0.5:
+                broker.leader.owe(broker.leader.high_watermark)
             for follower_id in self.brokers:
                 if self.random.random() < 0.5 and (stream := self._stream(broker, follower_id)):
                     self._push(broker, follower_id, stream)
@@ -508,6 +517,8 @@ class World:
     def _do(self, broker: Broker, turn: Turn) -> None:
         if turn.trouble in (Trouble.WOULD_LOSE_COMMITTED, Trouble.CONTRADICTION):
             raise Violation(f"{broker.broker_id} stops: {turn.trouble.value}")
+        if turn.trouble is Trouble.BEGINS_ANEW:
+            broker.reports = True
         if turn.cut_to is not None or turn.empty_at is not None:
             broker.cut = turn
         if turn.trim_to is not None:

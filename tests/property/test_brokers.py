@@ -13,9 +13,21 @@ import pytest
 
 from tests.sim.cluster.mutants import MUTANTS, Mutant
 
-SEEDS = 60
+SEEDS = 100
 SECONDS_MAX = 300
 TRIES = 25
+RUN = (
+    "millpond._core.lane",
+    "millpond._core.handout",
+    "millpond._transport.produce_stream",
+    "millpond._transport.fetching",
+    "millpond_broker.core.controller",
+    "millpond_broker.core.follower",
+    "millpond_broker.rpc.produce",
+    "millpond_broker.runtime.seats",
+    "millpond_broker.storage.recovery",
+)
+"""Modules of the product that a run is about, among others."""
 
 
 def told(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -38,6 +50,11 @@ def test_what_was_acknowledged_survives_faults() -> None:
     acknowledged = re.search(r"(\d+) batches acknowledged", ran.stdout)
     assert acknowledged is not None
     assert int(acknowledged[1]) > 100 * SEEDS, "they did something"
+    for module in RUN:
+        package, _, name = module.rpartition(".")
+        line = re.search(rf"^  {re.escape(package)}: (.*)$", ran.stdout, re.MULTILINE)
+        assert line is not None, package
+        assert name in line[1].split(), f"{module} ran"
 
 
 def test_a_seed_is_a_run() -> None:

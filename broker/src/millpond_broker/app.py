@@ -29,7 +29,7 @@ from millpond_broker.observe.logs import configure, event
 from millpond_broker.observe.loop_lag import measure_loop_lag
 from millpond_broker.observe.metrics import BrokerMetrics, render
 from millpond_broker.rpc.server import RpcOptions, RpcServer
-from millpond_broker.runtime.broker import Broker, BrokerOptions, Phase
+from millpond_broker.runtime.broker import LOGS_AT_ONCE, Broker, BrokerOptions, Phase
 from millpond_broker.runtime.fetch import FetchLimits
 from millpond_broker.runtime.ports import DiskThread, SystemClock
 from millpond_broker.runtime.produce import ProduceLimits
@@ -100,13 +100,14 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
     broker from starting (`Broker.run`).
     """
     metrics = BrokerMetrics()
-    syncs, disk = DiskThread("syncs"), DiskThread("disk")
+    syncs, disk, logs = DiskThread("syncs"), DiskThread("disk"), DiskThread("logs", LOGS_AT_ONCE)
     others = _others(config, disk)
     broker = Broker(
         _broker_options(config),
         OsFiles(),
         syncs=syncs,
         disk=disk,
+        logs=logs,
         clock=SystemClock(),
         metrics=metrics,
         new_id=_new_id,
@@ -120,6 +121,7 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
     async with AsyncExitStack() as cleanup:
         cleanup.callback(syncs.close)
         cleanup.callback(disk.close)
+        cleanup.callback(logs.close)
         port = await server.start()
         cleanup.push_async_callback(server.stop, 0)
         http = HttpServer(_routes(broker, metrics), config.http.listen)

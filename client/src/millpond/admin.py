@@ -81,7 +81,9 @@ class TopicDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerDescription:
-    """One broker. `address` is host:port for clients; `state` is running, fenced or stopping."""
+    """One broker. `address` is host:port for clients; `state` is running, fenced or stopping; `voter` says
+    whether it votes on the cluster's metadata.
+    """
 
     id: int
     address: str
@@ -90,6 +92,7 @@ class BrokerDescription:
     controller: bool
     epoch: int
     version: str
+    voter: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -419,4 +422,5 @@ def _broker_description(broker: BrokerView, controller: int | None) -> BrokerDes
         controller=broker.id == controller,
         epoch=broker.epoch,
         version=broker.version,
+        voter=broker.voter,
     )

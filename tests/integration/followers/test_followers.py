@@ -37,6 +37,7 @@ async def test_brokers_that_do_not_vote_do_everything_else(
 ) -> None:
     metadata = {path.parent.parent.name for path in five.data_dir.glob("broker-*/data/metadata")}
     assert metadata == {"broker-1", "broker-2", "broker-3"}, "what is followed is not kept on disk"
+    assert [broker.voter for broker in await client.admin.brokers()] == [True, True, True, False, False]
     load = Load(topic, range(5))
     async with Reading(client, topic) as reading, load.running(client):
         await load.progress()
@@ -122,4 +123,19 @@ async def test_whoever_is_followed_may_stand_still_and_the_followers_lead_on(
             await client.admin.delete_topic(f"{topic}-{voter}")
     assert not load.failures
     assert follows(five, 3, "subscription_over") or follows(five, 4, "subscription_over")
+    await load.audit(five.bootstrap)
+
+
+async def test_a_cluster_of_voters_and_followers_survives_the_death_of_all_its_brokers(
+    five: LocalCluster, client: Client, topic: str
+) -> None:
+    """Followers start without a voter to follow, and wait for one."""
+    load = Load(topic, range(5))
+    async with load.running(client):
+        await load.progress()
+        for broker in range(5):
+            five.kill(broker)
+        await five.aio.restart(4, 3, 2, 1, 0)
+        await load.progress(timeout=60)
+        await healed(client)
     await load.audit(five.bootstrap)

@@ -15,6 +15,7 @@ from millpond_broker.rpc.peer_server import PeerPortOptions
 from millpond_broker.rpc.peer_stream import QUEUED_BYTES_MAX, RECEIVED_BYTES_MAX, GrpcPeerStream
 from millpond_broker.rpc.peer_streams import SERVED_PER_PEER_MAX
 from millpond_broker.runtime.peers import PeerStream, PeerUnreachable, Purpose, StreamClosed
+from millpond_broker.runtime.subscription_messages import At, Commands, NotServed, Subscribe, Whole
 from tests.integration.peers.voters import SECRET, WAIT_SECONDS, Recorder
 from tests.integration.streams.brokers import (
     Broker,
@@ -50,6 +51,11 @@ async def test_both_ends_hear_each_other_in_order(broker: MakeBroker, purpose: P
     if purpose is Purpose.CONTROL:
         there: list[Any] = [question(number) for number in range(1, 5_000)]
         back: list[Any] = [answer(number) for number in range(1, 5_000)]
+    elif purpose is Purpose.SUBSCRIPTION:
+        there = [Subscribe(7)]
+        back = [At(1, None), Whole(5, chance.randbytes(20 * MIB))]
+        back += [Commands(number, ((number + 1, chance.randbytes(3_000)),)) for number in range(5, 500)]
+        back += [At(500, 2), NotServed("no more", ((1, "a:1"),), for_good=True)]
     else:
         there = [acknowledged(number) for number in range(2_000)]
         back = [push(number, chance.randbytes(chance.choice([0, 100, 70_000]))) for number in range(500)]

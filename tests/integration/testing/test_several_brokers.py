@@ -148,3 +148,20 @@ def test_ports_that_somebody_else_took_are_exchanged_for_all(monkeypatch: pytest
         with LocalCluster(brokers=3) as cluster:
             assert not answers
             cluster.wait_ready()
+
+
+async def test_some_of_the_brokers_vote_and_a_directory_may_have_had_fewer_of_them(tmp_path: Path) -> None:
+    for voters in (0, 3):
+        with pytest.raises(InvalidConfig) as refused:
+            LocalCluster(brokers=2, voters=voters)
+        assert refused.value.key == "voters"
+    async with LocalCluster(brokers=1, data_dir=tmp_path) as cluster, cluster.client() as client:
+        await client.admin.create_topic("kept")
+    async with LocalCluster(brokers=2, voters=1, data_dir=tmp_path) as cluster, cluster.client() as client:
+        assert [(broker.id, broker.voter) for broker in await client.admin.brokers()] == [
+            (1, True),
+            (2, False),
+        ]
+        assert [topic.name for topic in await client.admin.list_topics()] == ["kept"]
+    with pytest.raises(InvalidConfig, match="has a cluster of 1, not 2"):
+        await LocalCluster(brokers=2, data_dir=tmp_path).__aenter__()

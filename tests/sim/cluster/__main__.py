@@ -35,7 +35,7 @@ def main() -> int:
     options = _options()
     began = time.monotonic()
     if options.replay is not None:
-        reports: Sequence[Report] = [run_seed(options.replay, options.replicas)]
+        reports: Sequence[Report] = [run_seed(options.replay, options.replicas, names_modules=True)]
         print("\n".join(reports[0].trace))
         if options.fingerprint:
             print(f"fingerprint {reports[0].fingerprint}, {reports[0].acknowledged}, {reports[0].counts}")

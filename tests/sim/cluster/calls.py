@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -295,15 +295,19 @@ Seen = Callable[[str, bytes], None]
 """Hears of each message of a call that a broker reads ("<") or writes (">"), as bytes."""
 
 
-def serve_calls(broker: Broker, watch: Callable[[str], Seen]) -> Callable[[End], Awaitable[None]]:
-    """The handler of such connections, as a broker's server is from its start. `watch` is asked at each call,
-    by its path, who hears of its messages.
-    """
-    methods = {
+def methods_of(broker: Broker) -> dict[str, Any]:
+    """A broker's handlers by the path of their calls."""
+    return {
         f"/{service}/{name}": handler
         for service, handlers in services(broker).items()
         for name, handler in handlers.items()
     }
+
+
+def serve_calls(methods: Mapping[str, Any], watch: Callable[[str], Seen]) -> Callable[[End], Awaitable[None]]:
+    """The handler of such connections, as a broker's server is from its start. `watch` is asked at each call,
+    by its path, who hears of its messages.
+    """
 
     async def serve(end: End) -> None:
         try:

@@ -108,7 +108,7 @@ class Voters:
         self.snapshots: dict[int, MetadataImage] = {0: EMPTY}
         """The image of each version, as whoever came first made it."""
         self._network = network
-        self._ids = [voter.broker_id for voter in founders]
+        self.ids = [voter.broker_id for voter in founders]
         self._note = note
         self._doubled = doubled
         self._pending: list[Pending] = []
@@ -188,7 +188,7 @@ class Voters:
     def _reached_from(self, broker_id: int) -> list[int]:
         return [
             other
-            for other in self._ids
+            for other in self.ids
             if other in self.followers
             and not self.followers[other].owner.is_paused
             and (other == broker_id or self._network.reaches(broker_id, other))
@@ -196,7 +196,7 @@ class Voters:
 
     def _can_lead(self, broker_id: int) -> bool:
         reached = self._reached_from(broker_id)
-        return broker_id in reached and 2 * len(reached) > len(self._ids)
+        return broker_id in reached and 2 * len(reached) > len(self.ids)
 
     def _tick(self) -> None:
         now = self.loop.time()
@@ -205,7 +205,7 @@ class Voters:
         elif self._elects_at is None:
             self._elects_at = now + self.random.uniform(*ELECTION_SECONDS)
         elif now >= self._elects_at:
-            able = [broker_id for broker_id in self._ids if self._can_lead(broker_id)]
+            able = [broker_id for broker_id in self.ids if self._can_lead(broker_id)]
             if able:
                 self._elect(self.random.choice(able))
         for broker_id, follower in list(self.followers.items()):

@@ -268,6 +268,8 @@ class Network:
         async def serve() -> None:
             try:
                 await handler(end)
+            except StreamClosed:
+                pass  # as good as any other end, as the product's port has it
             finally:
                 end.close()
 

@@ -7,6 +7,7 @@ nor network. What is on the disk after that is the disk's business (`SimFiles.ki
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -18,9 +19,10 @@ from millpond_broker.core.leader import Acks
 from millpond_broker.observe.metrics import BrokerMetrics
 from millpond_broker.runtime.broker import ROLE, Broker, BrokerOptions
 from millpond_broker.runtime.fetch import FetchLimits
+from millpond_broker.runtime.member_log import MemberLog, MemberOptions, VoterLog
 from millpond_broker.runtime.produce import ProduceLimits
 from millpond_broker.storage.directory import DataDirectory
-from tests.sim.cluster.calls import CALL, Seen, client_address_of, serve_calls, unseen
+from tests.sim.cluster.calls import CALL, Seen, client_address_of, methods_of, serve_calls, unseen
 from tests.sim.cluster.metadata_log import SimMetadataLog
 from tests.sim.cluster.peers import SimPeerStreams, address_of
 from tests.sim.cluster.ports import DiskSpeed, ProcessFiles, SimBlocking, SimClock
@@ -98,19 +100,25 @@ class BrokerHost:
         random = Random(f"{world.seed} broker {self.broker_id} life {self.lives}")
         self._stopping = asyncio.Event()
 
-        async def open_metadata(_directory: DataDirectory, incarnation: bytes) -> MetadataLog:
+        files = ProcessFiles(self.disk, owner)
+        disk = SimBlocking(loop, owner, random, self.speed)
+        streams = SimPeerStreams(world.network, owner, self.broker_id, world.doors)
+
+        async def open_metadata(directory: DataDirectory, incarnation: bytes) -> MetadataLog:
             await asyncio.sleep(random.uniform(0.0, 0.02))
-            return SimMetadataLog(world.voters, owner, self.broker_id, incarnation)
+            if self.broker_id in world.voters.ids:
+                return SimMetadataLog(world.voters, owner, self.broker_id, incarnation)
+            return await self._open_subscribed(directory, files, streams, disk)
 
         broker = self.broker = Broker(
             options_of(self.broker_id),
-            ProcessFiles(self.disk, owner),
+            files,
             syncs=SimBlocking(loop, owner, random, self.speed),
-            disk=SimBlocking(loop, owner, random, self.speed),
+            disk=disk,
             clock=self.clock,
             metrics=BrokerMetrics(),
             new_id=lambda: random.randbytes(16),
-            streams=SimPeerStreams(world.network, owner, self.broker_id, world.doors),
+            streams=streams,
             open_metadata=open_metadata,
         )
 
@@ -120,7 +128,7 @@ class BrokerHost:
 
         for kind, handler in serve_clients(broker, self._answered).items():
             world.network.serve(self.broker_id, kind, handler)
-        world.network.serve(self.broker_id, CALL, serve_calls(broker, self._watch))
+        world.network.serve(self.broker_id, CALL, serve_calls(methods_of(broker), self._watch))
         told = "stopped"
         try:
             await broker.run(client_address_of(self.broker_id), ready, self._stopping)
@@ -131,6 +139,27 @@ class BrokerHost:
         if not owner.is_dead:
             self._gone(owner, told)
             self.disk.kill()
+
+    async def _open_subscribed(
+        self, directory: DataDirectory, files: ProcessFiles, streams: SimPeerStreams, disk: SimBlocking
+    ) -> MemberLog:
+        """The metadata as the product's own code follows them that does not vote (rule 44)."""
+
+        async def open_voter(_addresses: Mapping[int, str]) -> VoterLog:
+            raise AssertionError("it is not asked to vote")
+
+        voters = self.world.voters
+        configured = {broker_id: address_of(broker_id) for broker_id in voters.ids}
+        log = await MemberLog.open(
+            MemberOptions(broker_id=self.broker_id, configured=configured),
+            files,
+            directory,
+            streams,
+            disk=disk,
+            open_voter=open_voter,
+        )
+        log.subscribe(voters.compare)
+        return log
 
     def _answered(self, key: tuple[bytes, int], acks: Acks) -> None:
         """It tells a producer that a batch is where its acks want it."""

@@ -37,7 +37,7 @@ HEAL_SECONDS: Final = 60.0
 """Within which all is well again, once faults have ended."""
 READ_SECONDS: Final = 30.0
 MANY_EVERY: Final = 8
-"""In one run of so many there are five brokers instead of three."""
+"""In one run of so many there are five brokers instead of three; in half of these, two do not vote."""
 MODELS_EVERY: Final = 5
 """In one run of so many the clients are models, which have nothing of the SDK."""
 ALL_FAULTS: Final = (*NETWORK, *PROCESSES, *OTHERS, *BAD_DISKS)
@@ -50,7 +50,6 @@ class Plan:
     """What to run. None: drawn from the seed."""
 
     seed: int
-    brokers: int | None = None
     replicas: int | None = None
     seconds: float = RUN_SECONDS
     mix: Mix | None = None
@@ -182,7 +181,8 @@ def run(plan: Plan) -> Report:
     def make(loop: SimLoop) -> World:
         lag = Random(f"lag {plan.seed}").choice((0.002, 0.05, 0.5))
         many = plan.seed % MANY_EVERY == MANY_EVERY - 1 and plan.mix is None
-        return World(loop, plan.seed, plan.brokers or (5 if many else 3), lag_seconds=lag)
+        voters = 3 if plan.seed % (2 * MANY_EVERY) == MANY_EVERY - 1 else None
+        return World(loop, plan.seed, 5 if many else 3, lag_seconds=lag, voters=voters if many else None)
 
     with running(make) as world, installed(world):
         simulated = Run(plan, world)
@@ -220,14 +220,16 @@ def run(plan: Plan) -> Report:
     )
 
 
-def run_seed(seed: int, replicas: int | None, coverage: Path | None = None) -> Report:
+def run_seed(
+    seed: int, replicas: int | None, coverage: Path | None = None, *, names_modules: bool = False
+) -> Report:
     """One seed as it is run by the thousand, in processes that find it here. `coverage`: the directory where
-    the lines that it runs are kept.
+    the lines that it runs are kept. `names_modules`: also where the seed is none of those that do.
     """
     plan = Plan(seed, replicas=replicas)
     if coverage is not None:
         return covering(lambda: run(plan), coverage / str(seed))
-    if seed % MODULES_EVERY:
+    if seed % MODULES_EVERY and not names_modules:
         return run(plan)
     report, modules = noting_modules(lambda: run(plan))
     return replace(report, modules=modules)

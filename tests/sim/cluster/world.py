@@ -46,7 +46,9 @@ class World:
         *,
         feature_level: int = REPLICATION_LEVEL,
         lag_seconds: float = 0.01,
+        voters: int | None = None,
     ) -> None:
+        """`voters`: so many of the brokers, the first ones, vote on the metadata; all if not given."""
         self.seed = seed
         self.loop = loop
         self.random = Random(f"world {seed}")
@@ -72,6 +74,7 @@ class World:
         founders = tuple(
             Voter(broker_id, host.directory_id, address_of(broker_id))
             for broker_id, host in self.hosts.items()
+            if voters is None or broker_id <= voters
         )
         self.voters = Voters(
             loop,

@@ -34,10 +34,14 @@ def test_the_state_of_a_cluster_counts_what_is_not_as_it_should_be() -> None:
         topic(PARTITION, replace(PARTITION, isr=(1, 2))),
         topic(replace(PARTITION, isr=(1,)), replace(PARTITION, leader=None, isr=())),
     ]
-    assert status_of([BROKER, replace(BROKER, id=2, controller=False, state="fenced")], topics) == {
+    assert status_of(
+        [replace(BROKER, voter=True), replace(BROKER, id=2, controller=False, state="fenced")], topics
+    ) == {
         "controller": 1,
         "brokers": 2,
         "brokers_running": 1,
+        "voters": 1,
+        "voters_running": 1,
         "topics": 2,
         "partitions": 4,
         "without_leader": 1,

@@ -237,8 +237,8 @@ class LeaderStory(_Story):
             isr = ",".join(str(member.broker_id) for member in step.wanted.isr)
             unseated = f", without a seat {step.wanted.unseated}" if step.wanted.unseated else ""
             self.say(f"asks for ISR {isr} on {step.wanted.partition_epoch}{unseated}")
-        if step.push_to:
-            self.say(f"something for {','.join(map(str, step.push_to))}")
+        if push_to := sorted(step.push_to + self.leader.owe(self.leader.high_watermark)):
+            self.say(f"something for {','.join(map(str, push_to))}")
 
 
 class FollowerStory(_Story):

@@ -159,6 +159,32 @@ def test_a_log_that_ends_before_the_leaders_begins_starts_over() -> None:
     )
 
 
+def test_a_trimmed_log_that_has_to_begin_earlier_leaves_before_it_does() -> None:
+    """Rules 4 and 15: its old leader trimmed it to its end, and the new one had not heard of that. To begin
+    earlier with a seat in the ISR would have it elected with offsets that were given out before.
+    """
+    follower_story(
+        """
+        > follow 38 start=38 hw=38 last=-
+        > begin
+            states at 38 after epoch None, durable 38, session 1
+        > range 0 41
+            its log has to begin before what is committed
+            is leaving
+        > see 1 member=yes
+            is leaving
+        > see 2 floor=2 member=no
+            starts over at 0
+        > cut 0 start=0 last=-
+        > begin
+            states at 0 after epoch None, durable 0, session 2
+        > serve 0 hw=38 session=2
+        > look
+            high watermark 0, following
+        """
+    )
+
+
 def test_out_of_range_past_the_leaders_end_is_cut_to_it() -> None:
     """Rule 4; unless that would lose what was committed (rule 5)."""
     follower_story(
@@ -358,7 +384,7 @@ def test_a_damaged_log_is_emptied_once_nobody_counts_on_it() -> None:
             is leaving
         > see 3 floor=2 member=no
             starts over at 0
-        > cut 0 last=-
+        > cut 0 start=0 last=-
         > begin
             states at 0 after epoch None, durable 0, session 2
         """

@@ -305,11 +305,13 @@ class Brokers:
         """Wait until all three are in sync, with one log end and one high watermark; which that is."""
 
         def ends() -> set[tuple[int, int, int]]:
+            held = [partition for node in self.nodes.values() for partition in node.partitions]
+            logs = [partition.log for partition in held if partition.log is not None]
+            if len(logs) < 3:
+                return set()  # a new topic's ISR is whole before its logs are made
             return {
-                (partition.log.log_end, partition.log.durable_end, partition.high_watermark)
-                for node in self.nodes.values()
-                for partition in node.partitions
-                if partition.log is not None
+                (log.log_end, log.durable_end, partition.high_watermark)
+                for log, partition in zip(logs, held, strict=True)
             }
 
         await self.until(lambda: len(self.state().isr) == 3 and len(ends()) == 1)

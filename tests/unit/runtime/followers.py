@@ -39,8 +39,12 @@ class Following(Cluster):
         node.streams.serve(Purpose.SUBSCRIPTION, subscriptions.serve)
         return node
 
-    async def open(self, broker_id: int, start: int = 0, *, disk: str = "") -> MemberLog:
-        """The log of a broker that does not vote, or not yet. `disk`: another one than it had."""
+    async def open(
+        self, broker_id: int, start: int = 0, *, disk: str = "", configured: tuple[int, ...] = (1, 2, 3)
+    ) -> MemberLog:
+        """The log of a broker that does not vote, or not yet. `disk`: another one than it had; `configured`:
+        with which voters it is.
+        """
         files = self.files.setdefault(broker_id, SimFiles(Random(broker_id)))
         directory = DataDirectory.open(files, DATA, role="broker", new_id=disk or directory_of(broker_id))
         self.directories[broker_id] = directory
@@ -53,7 +57,7 @@ class Following(Cluster):
 
         try:
             log = await MemberLog.open(
-                MemberOptions(broker_id=broker_id, configured={key: address_of(key) for key in (1, 2, 3)}),
+                MemberOptions(broker_id=broker_id, configured={key: address_of(key) for key in configured}),
                 files,
                 directory,
                 streams,

@@ -13,12 +13,15 @@ from millpond_broker.consensus.store import is_formatted
 from millpond_broker.core.commands import AddVoter, Command, CreateTopic, Envelope, RemoveVoter, Voter
 from millpond_broker.core.image import BrokerState, digest
 from millpond_broker.runtime.control_messages import Failed, Ready
-from millpond_broker.runtime.subscriber import SILENCE_SECONDS_MAX
+from millpond_broker.runtime.peers import Peer
+from millpond_broker.runtime.subscriber import LEADERLESS_SECONDS_MAX, SILENCE_SECONDS_MAX
 from millpond_broker.runtime.subscription_messages import Commands, Whole
+from millpond_broker.runtime.subscriptions import Subscriptions
 from millpond_broker.storage.belonging import Belonging, Part, read_belonging, write_belonging
 from tests.unit.runtime.followers import DATA, Following, play
 from tests.unit.runtime.members import until
-from tests.unit.runtime.voters import CLUSTER_ID, MemoryLog, address_of, directory_of
+from tests.unit.runtime.streams import MemoryStream
+from tests.unit.runtime.voters import CLUSTER_ID, MemoryLog, address_of, directory_of, incarnation_of
 
 
 def topic(number: int) -> CreateTopic:
@@ -79,7 +82,7 @@ def test_commands_are_sent_while_they_are_kept_and_the_image_whole_where_they_ar
     play(story)
 
 
-@pytest.mark.parametrize("how", ["killed", "silent", "leaderless"])
+@pytest.mark.parametrize("how", ["killed", "silent"])
 def test_a_voter_that_is_of_no_use_is_left_for_another_within_half_a_session(how: str) -> None:
     async def story(cluster: Following) -> None:
         node = await cluster.follow(4)
@@ -88,11 +91,8 @@ def test_a_voter_that_is_of_no_use_is_left_for_another_within_half_a_session(how
         followed = await cluster.follows_no_leader(4)
         if how == "killed":
             await cluster.kill(followed)
-        elif how == "silent":
-            cluster.network.silent = {followed}
         else:
-            cluster.voters.logs[followed].__class__ = Leaderless
-            cluster.voters.logs[followed].tell()
+            cluster.network.silent = {followed}
         began = asyncio.get_running_loop().time()
         await until(lambda: cluster.followed(4) not in (None, followed), 3.0)
         assert asyncio.get_running_loop().time() - began <= SILENCE_SECONDS_MAX + 0.6
@@ -100,6 +100,21 @@ def test_a_voter_that_is_of_no_use_is_left_for_another_within_half_a_session(how
         await until(lambda: node.metadata.image.version >= index, 0.1)
         assert node.lease.holds()
         assert node.state is BrokerState.RUNNING
+
+    play(story)
+
+
+def test_a_voter_that_knows_of_no_leader_is_left_for_another() -> None:
+    """It is cut off, and goes on saying where it is. A broker that starts has no heartbeats yet to tell."""
+
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4)
+        followed = await cluster.follows_no_leader(4)
+        cluster.voters.logs[followed].__class__ = Leaderless
+        cluster.voters.logs[followed].tell()
+        await until(lambda: log.leader is None, 0.1)
+        await until(lambda: cluster.followed(4) not in (None, followed), LEADERLESS_SECONDS_MAX + 1.0)
+        await until(lambda: log.leader == 1, 0.1)
 
     play(story)
 
@@ -212,6 +227,40 @@ def test_partitions_without_a_cluster_are_no_new_broker() -> None:
     play(story)
 
 
+def test_one_that_votes_no_more_serves_nobody_and_names_those_that_do() -> None:
+    """However old a broker's configuration is: one of those that it names is enough."""
+
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4, configured=(3,))
+        while cluster.followed(4) != 3:
+            log.look_elsewhere()
+            await asyncio.sleep(0.3)
+        decide(cluster, RemoveVoter(3))
+        await until(lambda: cluster.followed(4) in (1, 2), 1.0)
+        await cluster.end(4)
+        log = await cluster.open(4, configured=(3,))
+        assert cluster.followed(4) in (1, 2)
+        index = decide(cluster, topic(1))
+        await until(lambda: log.image.version == index, 0.1)
+
+    play(story)
+
+
+def test_a_crash_between_a_new_voters_log_and_the_word_of_it_is_as_if_nobody_had_asked() -> None:
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4)
+        as_voter(cluster, 4)
+        await log.make_ready()
+        await cluster.end(4)
+        write_belonging(cluster.files[4], DATA, Belonging(CLUSTER_ID, Part.FOLLOWER))
+        log = await cluster.open(4)
+        assert log.image.version == cluster.voters.logs[1].image.version
+        assert isinstance(await log.make_ready(), Ready)
+        assert read_belonging(cluster.files[4], DATA) == Belonging(CLUSTER_ID, Part.VOTER)
+
+    play(story)
+
+
 # --- voters that come and go ------------------------------------------------------------------------------
 
 
@@ -281,5 +330,17 @@ def test_a_disk_that_voted_and_lost_how_is_refused() -> None:
         files.remove_directory(DATA / "metadata")
         with pytest.raises(NotADataDirectory, match="it voted, and its metadata are gone"):
             await cluster.open(4)
+
+    play(story)
+
+
+def test_a_subscription_that_says_nothing_ends_without_a_fault() -> None:
+    """Cut off before its first word, it comes again; nobody is to look for a mistake in that."""
+
+    async def story(cluster: Following) -> None:
+        peer = Peer(4, directory_of(4), incarnation_of(4, 0), b"")
+        silent, served = MemoryStream(cluster.network, peer), MemoryStream(cluster.network, peer)
+        silent.other, served.other = served, silent
+        await Subscriptions(cluster.nodes[1].metadata, 1, directory_of(1)).serve(served)
 
     play(story)

@@ -380,7 +380,7 @@ async def test_a_disk_that_fails_says_so() -> None:
 # --- answers ---------------------------------------------------------------------------------------------
 
 
-async def test_who_is_no_voter_is_told_so_and_goes_on_asking() -> None:
+async def test_who_is_no_voter_is_told_that_there_is_a_cluster_without_it() -> None:
     async with starters(1, 2, 3) as made:
         for one in made:
             await one.start()
@@ -390,6 +390,29 @@ async def test_who_is_no_voter_is_told_so_and_goes_on_asking() -> None:
         assert answer.first is None
         assert answer.refused is not None
         assert "no voter" in answer.refused
+        assert answer.without_you
+
+
+async def test_who_comes_to_a_cluster_that_was_founded_without_it_founds_none_and_waits_for_none() -> None:
+    """Rule 44: it follows, and may be added later, however it is configured."""
+    async with starters(1, 2, 3) as made:
+        for one in made[:2]:
+            one.voters = VOTERS[:2]
+            await one.start()
+        for one in made[:2]:
+            await one.founded()
+        late = made[2]
+        await late.start()
+        assert late.task is not None
+        late.task.cancel()  # which would go on to a voter's log
+        await asyncio.wait([late.task])
+        assert late.directory is not None
+        async with asyncio.timeout(SECONDS_MAX):
+            await late.founding.make_formatted(late.directory)
+        assert not is_formatted(late.files, DATA)
+        assert late.streams is not None
+        question = Found(VOTERS)
+        assert late.founding.founded(Peer(1, "d", b"i" * 16, b""), question).refused == "it is starting"
 
 
 async def test_a_first_command_without_a_place_for_this_voter_is_not_taken() -> None:

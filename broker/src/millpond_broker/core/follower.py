@@ -76,6 +76,8 @@ class Trouble(enum.Enum):
 
     BAD_BYTES = "bad bytes"
     """Corruption of its own log: the controller is asked to take it out of ISR and ELR (rule 15)."""
+    BEGINS_ANEW = "its log has to begin before what is committed"
+    """Empty, by a trim that the leader does not know, where the leader's log has no batch begin: likewise."""
     WOULD_LOSE_COMMITTED = "would lose what was committed"
     """The leader asks for a cut below our high watermark (rule 5)."""
     CONTRADICTION = "the leader contradicts itself"
@@ -140,6 +142,8 @@ class Follower:
         # What the leader was told to count, by the latest statement or since; and where the log begins.
         self._acknowledged = 0
         self._acknowledged_start = 0
+        # Where the log is to begin once this replica has left; None: where it does now.
+        self._empties_at: int | None = None
         self._check()
 
     # --- the stream -----------------------------------------------------------------------------------
@@ -182,7 +186,8 @@ class Follower:
         match self.state:
             case FollowerState.LEAVING if not is_member:
                 # Nobody counts on the damaged log, nor on anything that was said of it (rule 15).
-                return self._empty(self.position.log_start)
+                offset = self._empties_at
+                return self._empty(self.position.log_start if offset is None else offset)
             case FollowerState.STATING | FollowerState.FOLLOWING:
                 self._enter(FollowerState.IDLE)
                 return self._state()
@@ -251,6 +256,12 @@ class Follower:
         """Rule 4: there was nothing to compare."""
         position = self.position
         if position.last_epoch is None and answer.starts_at != position.log_end:
+            if self._loses_committed(answer.starts_at):
+                # Others count on what this log says to have, which it will have again later: to be elected
+                # meanwhile would give offsets out twice. So by rule 15's order.
+                self._enter(FollowerState.LEAVING)
+                self._empties_at = answer.starts_at
+                return Turn(trouble=Trouble.BEGINS_ANEW)
             return self._empty(answer.starts_at)
         if answer.log_start > position.log_end:
             return self._empty(answer.starts_at)
@@ -318,6 +329,7 @@ class Follower:
         the metadata says that the report was heard (`saw`).
         """
         self._enter(FollowerState.LEAVING)
+        self._empties_at = None
         return Turn(trouble=Trouble.BAD_BYTES)
 
     # --- what follows ---------------------------------------------------------------------------------

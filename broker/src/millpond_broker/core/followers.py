@@ -53,6 +53,8 @@ class Follower:
     next_offset: int = 0
     told_high_watermark: int = 0
     told_log_start: int = 0
+    # The high watermark is to be told, though nothing else may be. By itself it waits for what comes anyway.
+    is_owed: bool = False
     # Whoever pushes was told that there is something, and has not seen the end of it.
     is_due: bool = False
     # It has less than it had acknowledged, or than was committed: it has to leave the ISR (rule 37).
@@ -66,6 +68,7 @@ class Follower:
         """The session is over: nothing of it is heard any more."""
         self.has_session = False
         self.is_due = False
+        self.is_owed = False
         self.is_joining = False
 
 
@@ -199,7 +202,9 @@ class Followers:
     # --- pushing --------------------------------------------------------------------------------------
 
     def newly_due(self) -> list[int]:
-        """Who has something to be pushed, and was not named since `due` last had nothing for it."""
+        """Who has something to be pushed, and was not named since `due` last had nothing for it. A high
+        watermark alone is nothing, before it is owed.
+        """
         named = [
             follower
             for follower in self._by_id.values()
@@ -209,9 +214,16 @@ class Followers:
             follower.is_due = True
         return [follower.broker_id for follower in named]
 
+    def owe(self, high_watermark: int) -> list[int]:
+        """Who was not told that one yet, nor a later one, is owed it; of these who is newly due."""
+        for follower in self._by_id.values():
+            if follower.has_session and follower.told_high_watermark < high_watermark:
+                follower.is_owed = True
+        return self.newly_due()
+
     def due(self, broker_id: int) -> Push | OutOfRange | None:
-        """The next push to a follower; None when it knows all. OutOfRange ends its session: the log begins
-        later by now than what it needs.
+        """The next push to a follower; None when it knows what it is to know. OutOfRange ends its session:
+        the log begins later by now than what it needs.
         """
         follower = self._by_id.get(broker_id)
         if follower is None:
@@ -235,13 +247,14 @@ class Followers:
         assert follower.next_offset == push.from_offset <= next_offset <= self._ends.log_end, "in order"
         follower.next_offset = next_offset
         follower.told_high_watermark, follower.told_log_start = push.high_watermark, push.log_start
+        follower.is_owed = False
 
     def _lacks(self, follower: Follower) -> bool:
         ends = self._ends
         return follower.has_session and (
             follower.next_offset < ends.log_end
-            or follower.told_high_watermark < ends.high_watermark
             or follower.told_log_start < ends.log_start
+            or (follower.is_owed and follower.told_high_watermark < ends.high_watermark)
         )
 
 

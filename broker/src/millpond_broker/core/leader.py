@@ -277,6 +277,12 @@ class Leader(Generic[W]):
         """
         return self._followers.due(broker_id)
 
+    def owe(self, high_watermark: int) -> list[int]:
+        """It has been the high watermark for a while: followers that no push has told it yet are to be told
+        (rule 7: theirs only lags). They, as `Step.push_to`.
+        """
+        return self._followers.owe(high_watermark)
+
     def pushed(self, broker_id: int, push: Push, next_offset: int) -> None:
         """The push is on its way, with batches up to `next_offset`. Ask `due` whether there is more."""
         self._followers.pushed(broker_id, push, next_offset)

@@ -34,9 +34,9 @@ from millpond_broker.runtime.peers import (
 
 _log: Final = logging.getLogger(__name__)
 
-SERVED_PER_PEER_MAX: Final = 8
-"""Streams of one peer that are served at once: for heartbeats, questions, replication and probes, and as many
-again whose ends have not been noticed yet. The newest gets in, and the oldest has to go."""
+SERVED_PER_PEER_MAX: Final = 10
+"""Streams of one peer that are served at once: for heartbeats, questions, replication, metadata and probes,
+and as many again whose ends have not been noticed yet. The newest gets in, and the oldest has to go."""
 OPENED_STREAMS_MAX: Final = 256
 """Attempts and streams of our own, at once: three threads and a connection each."""
 CLOSE_SECONDS_MAX: Final = 3.0

@@ -50,13 +50,13 @@ def cluster_metadata(
         cluster_id=image.cluster_id or b"",
         version=image.version,
         controller_id=image.controller_id or 0,
-        brokers=[_broker(broker) for broker in image.brokers.values()],
+        brokers=[_broker(broker, is_voter=key in image.voters) for key, broker in image.brokers.items()],
         topics=[topic_message(topic) for topic in topics],
         batch_bytes_max=batch_bytes_max,
     )
 
 
-def _broker(broker: BrokerImage) -> metadata_pb2.Broker:
+def _broker(broker: BrokerImage, *, is_voter: bool) -> metadata_pb2.Broker:
     return metadata_pb2.Broker(
         id=broker.broker_id,
         address=broker.address,
@@ -64,6 +64,7 @@ def _broker(broker: BrokerImage) -> metadata_pb2.Broker:
         state=_STATES[broker.state],
         epoch=broker.epoch,
         version=broker.version,
+        voter=is_voter,
     )
 
 

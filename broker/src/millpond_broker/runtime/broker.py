@@ -52,6 +52,9 @@ OpenMetadata = Callable[[DataDirectory, bytes], Awaitable[MetadataLog]]
 """Opens the log of metadata in a data directory; also gets the incarnation of this start."""
 
 ROLE: Final = "broker"
+LOGS_AT_ONCE: Final = 8
+"""Opened, cut or closed side by side: nearly all of that is waiting for syncs, which a file system joins.
+More gain nothing (ARCHITECTURE.md)."""
 PRODUCER_ID_BLOCK: Final = 1000
 """Producer ids taken from the metadata at a time; those left over at a stop are never used."""
 
@@ -110,8 +113,11 @@ class Broker:
         open_metadata: OpenMetadata | None = None,
         answer_found: AnswerFound | None = None,
         voter_seat: VoterSeat | None = None,
+        logs: Blocking | None = None,
     ) -> None:
-        """`streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter.
+        """`logs`: takes LOGS_AT_ONCE calls side by side; None: `disk` does for logs what they do.
+
+        `streams` None: a broker alone, which nobody reaches. `open_metadata` None: of the only voter.
         `answer_found`: what others are told who ask how the cluster was founded. `voter_seat`: where voters
         come and go.
         """
@@ -122,6 +128,7 @@ class Broker:
         self._files = files
         self._syncs = syncs
         self._disk = disk
+        self._logs = logs
         self._clock = clock
         self._new_id = new_id
         self._peers = streams
@@ -253,12 +260,17 @@ class Broker:
         controller = Controller(seat, digests)
         heartbeats = Heartbeats(seat, controller.beat, lease=lease, digests=digests)
         partitions = Partitions(
-            PartitionsOptions(broker_id=options.broker_id, incarnation=incarnation, limits=options.limits),
+            PartitionsOptions(
+                broker_id=options.broker_id,
+                incarnation=incarnation,
+                limits=options.limits,
+                logs_at_once=1 if self._logs is None else LOGS_AT_ONCE,
+            ),
             self._files,
             directory,
             group_commit,
             syncs=self._syncs,
-            disk=self._disk,
+            disk=self._logs or self._disk,
             clock=self._clock,
             metrics=self.metrics,
             metadata=metadata,

@@ -1,8 +1,9 @@
 """One fetch stream: positions in, batches out, within the reader's credit and fair among its partitions.
 
 A subscription is either ready (there may be something below the high watermark) or watches its partition,
-which wakes it: nothing polls. Ready ones take turns. Credit counts bytes of batches: while any is left one
-more chunk is read, so that a batch larger than all of it still passes, and the rest is owed (rule 38).
+which wakes it: nothing polls (rule 33). Ready ones take turns. Credit counts bytes of batches: while any is
+left one more chunk is read, so that a batch larger than all of it still passes, and the rest is owed (rule
+38).
 """
 
 from __future__ import annotations

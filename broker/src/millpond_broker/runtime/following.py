@@ -254,7 +254,7 @@ class Following:
 
     def _trouble(self, trouble: Trouble) -> None:
         self._log_trouble("follower_stopped", trouble.value)
-        if trouble is Trouble.BAD_BYTES:
+        if trouble in (Trouble.BAD_BYTES, Trouble.BEGINS_ANEW):
             self._around.give_up(self._partition, leaves=True)
 
     def _failed(self, log: Log, error: MillpondError) -> None:

@@ -250,10 +250,11 @@ class Heartbeats:
         """
         now = self._clock.monotonic()
         behind_seconds = self._behind.since(version, now)
-        if max(behind_seconds, now - self._answered_at) > LATE_SECONDS_MAX and now >= self._looks_again_at:
+        doubted_seconds = max(behind_seconds, now - self._answered_at)
+        if doubted_seconds > LATE_SECONDS_MAX and now >= self._looks_again_at:
             self._looks_again_at = now + SESSION_SECONDS
-            seconds = round(behind_seconds, 1)
-            event(_log, logging.INFO, "metadata_behind", broker=self._broker_id, seconds=seconds)
+            why = "behind" if behind_seconds > LATE_SECONDS_MAX else "unanswered"
+            event(_log, logging.INFO, "metadata_doubted", why=why, seconds=round(doubted_seconds, 1))
             self._metadata.log.look_elsewhere()
         if behind_seconds <= SESSION_SECONDS:
             return True

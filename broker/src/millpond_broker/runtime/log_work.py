@@ -1,4 +1,4 @@
-"""What is done to logs off the loop: opened, cut, emptied, deleted, one after another.
+"""What is done to logs off the loop: opened, cut, emptied, deleted; a few of them at a time.
 
 While a log is worked on its partition has none (`Partition.log` is None), so that nobody else touches it; no
 sync of it runs then either.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -80,7 +80,10 @@ class LogWork:
         disk: Blocking,
         syncer: Syncer,
         done: Callable[[Partition, Work], None],
+        *,
+        at_once: int = 1,
     ) -> None:
+        """`at_once`: pieces of work, as many as `disk` takes at a time."""
         self._files = files
         self._directory = directory
         self._disk = disk
@@ -88,7 +91,9 @@ class LogWork:
         self._done = done
         # One piece for each partition, in the order in which they were asked for.
         self._due: dict[Partition, Work] = {}
-        self._under_way: Partition | None = None
+        # At most `at_once`.
+        self._under_way: set[Partition] = set()
+        self._at_once = at_once
         self._wake = asyncio.Event()
 
     def ask(self, partition: Partition, work: Work) -> None:
@@ -99,33 +104,56 @@ class LogWork:
 
     def is_due(self, partition: Partition) -> bool:
         """Whether something is to be done to its log, or is being done."""
-        return partition is self._under_way or partition in self._due
+        return partition in self._under_way or partition in self._due
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._due and self._under_way is None
+        return not self._due and not self._under_way
 
     async def run(self) -> None:
         """Work until cancelled. What is under way then is ended."""
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self._at_once):
+                tasks.create_task(self._work(), name=f"log work {number}")
+
+    async def _work(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._due:
-                partition = next(iter(self._due))
-                await self.do(partition, self._due.pop(partition))
+            # What is due to a log that is worked on is done by whoever works on it.
+            while (
+                partition := next((one for one in self._due if one not in self._under_way), None)
+            ) is not None:
+                await self._do_one(partition, self._due.pop(partition))
 
-    async def do(self, partition: Partition, work: Work) -> None:
-        """Do that now. The caller sees to it that nothing else is under way."""
-        assert self._under_way is None, "one after another"
-        self._under_way = partition
+    async def open_all(self, partitions: Iterable[Partition], options: LogOptions) -> None:
+        """Start all these logs. Before `run`."""
+        await self._each(partitions, lambda partition: self._do_one(partition, Open(options)))
+
+    async def _each(
+        self, partitions: Iterable[Partition], call: Callable[[Partition], Coroutine[None, None, None]]
+    ) -> None:
+        left = iter(partitions)
+
+        async def some() -> None:
+            for partition in left:
+                await call(partition)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._at_once):
+                tasks.create_task(some())
+
+    async def _do_one(self, partition: Partition, work: Work) -> None:
+        assert partition not in self._under_way, "of one log one after another"
+        self._under_way.add(partition)
         try:
             await self._do(partition, work)
         except MillpondError as error:
             event(_log, logging.ERROR, "log_work_failed", log=str(partition.name), error=str(error))
             partition.fail(error)
         finally:
-            self._under_way = None
+            self._under_way.discard(partition)
         if (log := partition.log) is not None and log.failure is None and log.is_dirty:
             # What was asked for was forgotten: without a next append, what is left would never be durable.
             self._syncer.request(partition)
@@ -186,8 +214,13 @@ class LogWork:
             log.abandon()
         await self._remove(self._directory_of(partition))
 
-    async def close(self, partition: Partition, broker_epoch: int | None) -> None:
-        """Close its log: durable, and said to be complete under that epoch; None: as it is. `run` is over."""
+    async def close_all(self, partitions: Mapping[Partition, int | None]) -> None:
+        """Close their logs: durable, and said to be complete under that epoch; None: as they are. `run` is
+        over.
+        """
+        await self._each(partitions, lambda partition: self._close(partition, partitions[partition]))
+
+    async def _close(self, partition: Partition, broker_epoch: int | None) -> None:
         await self._syncer.forget(partition)
         log, partition.log = partition.log, None
         if log is None:

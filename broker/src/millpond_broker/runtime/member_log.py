@@ -105,7 +105,8 @@ class MemberLog:
         self._loop = asyncio.get_running_loop()
         self._image: MetadataImage = EMPTY
         self._voter: VoterLog | None = None
-        self._end_voter: list[Callable[[], object]] = []
+        self._end_following: Callable[[], None] = lambda: None  # the voter's log
+        self._watching: asyncio.Task[None] | None = None  # whether it fails
         self._has_voted = False
         """Whether this disk was seen among the voters, in this start."""
         self._led_at = self._loop.time()
@@ -325,8 +326,9 @@ class MemberLog:
         voter = await self._open_voter(addresses)
         self._voter = voter
         self._led_at = self._loop.time()
-        watch = asyncio.Task(self._watch(voter), name="voter")
-        self._end_voter = [voter.subscribe(lambda _image: self._follow()), watch.cancel]
+        # This object is the owner that a task must have: `_stop_voting` ends it.
+        self._watching = asyncio.Task(self._watch(voter), name="voter")
+        self._end_following = voter.subscribe(lambda _image: self._follow())
         self._follow()
 
     async def _watch(self, voter: MetadataLog) -> None:
@@ -337,11 +339,13 @@ class MemberLog:
 
     async def _stop_voting(self) -> None:
         voter, self._voter = self._voter, None
-        for end in self._end_voter:
-            end()
-        self._end_voter = []
-        if voter is not None:
-            await voter.close()
+        if voter is None:
+            return
+        assert self._watching is not None, "made with it"
+        self._end_following()
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
+        await voter.close()
 
     # --- the task ---------------------------------------------------------------------------------------
 

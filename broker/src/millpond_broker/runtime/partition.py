@@ -48,6 +48,9 @@ from millpond_broker.storage.scan import StoredBatch
 if TYPE_CHECKING:
     from millpond_broker.runtime.following import Following
 
+LAST_READ_BYTES_MAX: Final = 16 << 10
+"""Kept of what was read to be pushed, for the next follower: each partition that is led may have as much."""
+
 Key = tuple[bytes, int]
 """Topic id and number."""
 
@@ -126,6 +129,9 @@ class Surroundings(Protocol):
     def push(self, partition: Partition, followers: list[int]) -> None:
         """There is something to push to these."""
 
+    def tell_later(self, partition: Partition) -> None:
+        """Its high watermark has moved: `owe` it to the followers soon, unless they hear of it before."""
+
 
 class State(enum.Enum):
     """What a replica does."""
@@ -190,6 +196,8 @@ class Partition:
         # begins with it and goes on from there.
         self.known_high_watermark = 0
         self.known_in_epoch = -1
+        # Of this leadership, what was read last to be pushed: from where, up to which log end; and that.
+        self._last_read: tuple[int, int, bytes, int] | None = None
         self._clock = clock
         self._metrics = metrics
         self._around = around
@@ -257,6 +265,7 @@ class Partition:
     def _step_down(self, error: MillpondError) -> None:
         leader, self.leader = self.leader, None
         following, self.following = self.following, None
+        self._last_read = None
         if following is not None:
             self.known_high_watermark = following.high_watermark
             self.known_in_epoch = following.known_in_epoch
@@ -347,6 +356,7 @@ class Partition:
             self._around.push(self, step.push_to)
         if step.high_watermark_moved:
             self._wake_watchers()
+            self._around.tell_later(self)
 
     def _lapsed(self, outcome: Outcome) -> NotLeader | None:
         """Why it may not speak for the cluster: without the lease another may lead by now (rule 39)."""
@@ -413,12 +423,27 @@ class Partition:
             return None
         data, next_offset = b"", push.from_offset
         if push.from_offset < self.log.log_end:
-            try:
-                data, next_offset = self.log.read_framed(push.from_offset, bytes_max, self.log.log_end)
-            except (StorageFailed, CorruptBatch) as error:
-                raise self._unreadable(error) from None
+            data, next_offset = self._read_framed(self.log, push.from_offset, bytes_max)
         self.leader.pushed(follower, push, next_offset)
         return push, data
+
+    def _read_framed(self, log: Log, offset: int, bytes_max: int) -> tuple[bytes, int]:
+        """What was appended last is read once for all followers: most often all lack the same."""
+        last = self._last_read
+        if last is not None and last[:2] == (offset, log.log_end) and len(last[2]) <= bytes_max:
+            return last[2:]
+        try:
+            data, next_offset = log.read_framed(offset, bytes_max, log.log_end)
+        except (StorageFailed, CorruptBatch) as error:
+            raise self._unreadable(error) from None
+        is_kept = next_offset == log.log_end and len(data) <= LAST_READ_BYTES_MAX
+        self._last_read = (offset, next_offset, data, next_offset) if is_kept else None
+        return data, next_offset
+
+    def owe(self, high_watermark: int) -> None:
+        """Have followers told that, which no push has told it yet."""
+        if self.leader is not None and (followers := self.leader.owe(high_watermark)):
+            self._around.push(self, followers)
 
     def _unreadable(self, error: StorageFailed | CorruptBatch) -> StorageFailed | CorruptBatch:
         """Who finds its own log damaged does not lead on (rule 15); the rest of it is read by nobody. What to

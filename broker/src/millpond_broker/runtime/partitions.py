@@ -65,6 +65,8 @@ class PartitionsOptions:
     broker_id: int
     incarnation: bytes
     limits: AdmissionLimits
+    logs_at_once: int = 1
+    """Worked on at a time, which `disk` has to take."""
     catch_up_bytes_per_second: int = 64 << 20
     """Pushed to replicas that are not in sync, all together."""
 
@@ -106,7 +108,7 @@ class Partitions:
         self._clock = clock
         self._metrics = metrics
         self._streams = streams
-        self._work = LogWork(files, directory, disk, self.syncer, self._worked)
+        self._work = LogWork(files, directory, disk, self.syncer, self._worked, at_once=options.logs_at_once)
         self._requests = Requests(metadata, self._me, self._state_of)
         self._stalls = Stalls(
             self.syncer, lambda: list(self), lambda partition: self.give_up(partition, leaves=False)
@@ -177,8 +179,8 @@ class Partitions:
             if (found := partition_of(name)) is None:
                 continue
             (topic, number), topic_id = found
-            partition = self._new((bytes.fromhex(topic_id), number), topic, TopicConfig())
-            await self._work.do(partition, Open(log_options(TopicConfig())))
+            self._new((bytes.fromhex(topic_id), number), topic, TopicConfig())
+        await self._work.open_all(list(self._held.values()), log_options(TopicConfig()))
         epochs, cuts = set(), []
         for partition in self._held.values():
             log = partition.log
@@ -469,6 +471,10 @@ class Partitions:
         """There is something to push to these."""
         self._followers.push(partition, followers)
 
+    def tell_later(self, partition: Partition) -> None:
+        """Its high watermark has moved."""
+        self._followers.tell_later(partition)
+
     def cut(self, partition: Partition, offset: int) -> None:
         """Its log is to end there."""
         self._work.ask(partition, Cut(offset))
@@ -581,7 +587,8 @@ class Partitions:
                 if partition.log is not None:
                     partition.log.note_high_watermark(partition.high_watermark)
                 partition.close(stopping)
-        for partition in self._held.values():
-            # Its topic is gone, and its deletion cut short: the next start goes on with it.
-            await self._work.close(partition, None if partition in deleted else broker_epoch)
+        # Of those whose topic is gone the deletion was cut short: the next start goes on with it.
+        await self._work.close_all(
+            {part: None if part in deleted else broker_epoch for part in self._held.values()}
+        )
         self._held.clear()

@@ -50,10 +50,10 @@ class Blocking(Protocol):
 
 
 class DiskThread:
-    """`Blocking` by a thread of its own."""
+    """`Blocking` by a thread of its own; or by several, for callers that want their calls side by side."""
 
-    def __init__(self, name: str) -> None:
-        self._executor: Executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    def __init__(self, name: str, threads: int = 1) -> None:
+        self._executor: Executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
 
     async def run(self, call: Callable[[], T]) -> T:
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
@@ -66,5 +66,5 @@ class DiskThread:
             raise
 
     def close(self) -> None:
-        """Wait for the call under way, and end the thread."""
+        """Wait for what is under way, and end the threads."""
         self._executor.shutdown()

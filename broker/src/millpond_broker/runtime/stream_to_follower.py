@@ -35,6 +35,9 @@ PUSH_BYTES_MAX: Final = 1 << 20
 
 AGAIN_SECONDS: Final = 0.2
 """Before what could not be read for a push is tried again."""
+TELL_SECONDS: Final = 0.01
+"""A high watermark waits so long for batches to travel with. By itself it took a third of the messages of a
+partition that is written to all the time; consumers read from the leader, and a fail-over finds it again."""
 
 
 class Session(NamedTuple):
@@ -228,6 +231,9 @@ class StreamsToFollowers:
         self._pace = pace
         # One for each other broker.
         self._current: dict[int, StreamToFollower] = {}
+        # High watermarks that followers are owed when the timer ends: one a partition, the first since then.
+        self._owed: dict[Partition, int] = {}
+        self._telling: asyncio.TimerHandle | None = None
 
     async def serve(self, stream: PeerStream) -> None:
         """A broker has opened a stream; until it is over."""
@@ -256,6 +262,21 @@ class StreamsToFollowers:
         for follower in followers:
             if (stream := self._current.get(follower)) is not None:
                 stream.ready(partition)
+
+    def tell_later(self, partition: Partition) -> None:
+        """Its high watermark has moved; the next batches tell it, too."""
+        if self._current:
+            self._owed.setdefault(partition, partition.high_watermark)
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        owed, self._owed = self._owed, {}
+        for partition, high_watermark in owed.items():
+            partition.owe(high_watermark)
+            if partition.high_watermark > high_watermark:
+                self.tell_later(partition)
 
 
 def _rank(hello: Hello) -> tuple[int, int]:

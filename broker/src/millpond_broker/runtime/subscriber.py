@@ -120,9 +120,13 @@ class Subscriber:
                 continue
             target = candidates[turn % len(candidates)]
             turn += 1
+            began = asyncio.get_running_loop().time()
             why = await self._follow(target)
             if why is None:
                 waits = {}
+                # One that served for a while is left for the next at once.
+                if asyncio.get_running_loop().time() - began < RETRY_SECONDS:
+                    await asyncio.sleep(RETRY_SECONDS)
                 continue
             waits[str(target.broker_id)] = why
             if len(waits) >= len(candidates):

@@ -17,7 +17,7 @@ from millpond_broker.core.commands import Undecodable
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.metadata import Metadata
-from millpond_broker.runtime.peers import PeerStream
+from millpond_broker.runtime.peers import PeerStream, StreamClosed
 from millpond_broker.runtime.subscription_messages import At, Commands, NotServed, Subscribe, Whole
 
 _log: Final = logging.getLogger(__name__)
@@ -42,14 +42,17 @@ class Subscriptions:
 
     async def serve(self, stream: PeerStream) -> None:
         """Send what is committed until the stream is over."""
+        with suppress(StreamClosed, TimeoutError):  # whoever opened it has gone, or says nothing
+            await self._serve(stream)
+
+    async def _serve(self, stream: PeerStream) -> None:
         async with asyncio.timeout(FIRST_SECONDS_MAX):
             first = (await stream.receive())[0]
         refusal = self._refusal(stream)
         if refusal is not None or not isinstance(first, Subscribe):
             stream.send(refusal or NotServed("a subscription begins with where it goes on"))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_SECONDS_MAX):
-                    await stream.receive()  # closing at once could lose what was said
+            async with asyncio.timeout(FIRST_SECONDS_MAX):
+                await stream.receive()  # closing at once could lose what was said
             return
         # This call is the owner that a task must have: it has ended when it returns.
         sending = asyncio.Task(self._send(stream, first.after), name=f"metadata to {stream.peer.broker_id}")
@@ -61,8 +64,8 @@ class Subscriptions:
             await asyncio.wait([sending])
 
     def _refusal(self, stream: PeerStream) -> NotServed | None:
-        """Rule 12: under one broker id, no other disk will do, and one without a cluster's id has not been
-        let in for that.
+        """Rule 12: under one broker id, no other disk will do. Whoever knows no cluster yet is let in without
+        being asked for its disk.
         """
         image, peer = self._metadata.image, stream.peer
         broker, voter = image.brokers.get(peer.broker_id), image.voters.get(peer.broker_id)

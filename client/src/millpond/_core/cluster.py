@@ -27,6 +27,7 @@ class BrokerView(NamedTuple):
     state: str
     epoch: int
     version: str
+    voter: bool = False
 
 
 class PartitionView(NamedTuple):

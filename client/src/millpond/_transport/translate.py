@@ -99,7 +99,9 @@ _STATES: Final[Mapping[int, str]] = types.MappingProxyType(
 def broker_of(broker: metadata_pb2.Broker) -> BrokerView:
     """One broker, as it is listed."""
     state = _STATES.get(broker.state, "unknown")
-    return BrokerView(broker.id, broker.address, broker.rack, state, broker.epoch, broker.version)
+    return BrokerView(
+        broker.id, broker.address, broker.rack, state, broker.epoch, broker.version, broker.voter
+    )
 
 
 def topic_of(topic: metadata_pb2.Topic) -> TopicView:

@@ -81,6 +81,8 @@ def status_of(brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescri
         "controller": next((broker.id for broker in brokers if broker.controller), None),
         "brokers": len(brokers),
         "brokers_running": sum(broker.state == "running" for broker in brokers),
+        "voters": sum(broker.voter for broker in brokers),
+        "voters_running": sum(broker.voter and broker.state == "running" for broker in brokers),
         "topics": len(topics),
         "partitions": len(partitions),
         "without_leader": sum(partition.leader is None for _, partition in partitions),

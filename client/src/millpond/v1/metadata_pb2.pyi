@@ -55,20 +55,22 @@ class MetadataUpdate(_message.Message):
     def __init__(self, changed: _Optional[_Union[ClusterMetadata, _Mapping]] = ..., removed_topic_ids: _Optional[_Iterable[bytes]] = ..., idle_ms: _Optional[int] = ...) -> None: ...
 
 class Broker(_message.Message):
-    __slots__ = ("id", "address", "rack", "state", "epoch", "version")
+    __slots__ = ("id", "address", "rack", "state", "epoch", "version", "voter")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     RACK_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    VOTER_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     rack: str
     state: BrokerState
     epoch: int
     version: str
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., rack: _Optional[str] = ..., state: _Optional[_Union[BrokerState, str]] = ..., epoch: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    voter: bool
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., rack: _Optional[str] = ..., state: _Optional[_Union[BrokerState, str]] = ..., epoch: _Optional[int] = ..., version: _Optional[str] = ..., voter: bool = ...) -> None: ...
 
 class Topic(_message.Message):
     __slots__ = ("name", "topic_id", "partitions", "replicas", "min_insync", "config")

@@ -249,6 +249,21 @@ def test_one_that_hears_nobody_deposes_nobody() -> None:
         assert one.voters[leader].term == term
 
 
+def test_one_that_is_cut_off_names_nobody_as_leader_after_a_while() -> None:
+    """Who asks it where to send what is to be proposed, or follows it, would go by what it heard last."""
+    with ring(3) as one:
+        leader = one.controller()
+        out = next(voter for voter in (1, 2, 3) if voter != leader)
+        one.until(lambda: one.voters[out].leader == leader)
+        one.isolate(out)
+        one.step(150)
+        assert one.voters[out].leader == leader, "another election may be under way"
+        one.step(100)
+        assert one.voters[out].leader is None
+        one.cut.clear()
+        one.until(lambda: one.voters[out].leader == leader)
+
+
 def test_one_in_a_newer_term_is_heard_of() -> None:
     """It ignores the leader, and may not stand against it: the leader has to give way once."""
     with ring(3) as one:

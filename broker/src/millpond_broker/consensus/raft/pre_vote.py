@@ -87,6 +87,10 @@ class Elections:
         self._leader_heard_at = now
         self._round = None
 
+    def has_heard_leader(self, now: float) -> bool:
+        """Whether a leader has spoken in the time that two elections take."""
+        return now - self._leader_heard_at <= 2 * self._timing.election_max
+
     def answer(self, asked: PreVote, now: float) -> PreVoted:
         """What this voter says to another's question."""
         library = self._library

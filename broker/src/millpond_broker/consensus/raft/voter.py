@@ -171,8 +171,13 @@ class Voter:
 
     @property
     def leader(self) -> int | None:
-        """Whom it takes for the leader."""
-        return self._library.leader
+        """Whom it takes for the leader. Nobody once it has not heard it for as long as two elections: who is
+        cut off may not stand (pre-vote), and the library goes on naming the leader from before.
+        """
+        leader = self._library.leader
+        if leader in (None, self._broker_id) or self._elections.has_heard_leader(self._now()):
+            return leader
+        return None
 
     @property
     def voters(self) -> Mapping[int, VoterRecord]:
