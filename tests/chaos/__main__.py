@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -34,7 +35,8 @@ PROOFS: Final = Path("docs/proofs.txt")
 RESULTS: Final = Path("build")
 WARM_SECONDS: Final = 3.0
 """Of undisturbed work first: everybody has found its leaders."""
-SHOWN_MAX: Final = 20
+SHOWN_MAX: Final = 3
+"""Of each kind of what is wrong: one fault makes hundreds of the same."""
 
 
 class Run:
@@ -149,6 +151,13 @@ def report(strikes: Sequence[Strike], times: Sequence[float | None], verdict: Ve
     return f"{len(strikes)} strikes, {verdict.acknowledged} acknowledged; pauses: {summary(alone)}"
 
 
+def tell(wrong: Sequence[str]) -> None:
+    """How many of each kind, and the first of them."""
+    for kind, count in Counter(line.split()[0] for line in wrong).items():
+        shown = [line for line in wrong if line.split()[0] == kind][:SHOWN_MAX]
+        print(f"WRONG: {kind}, {count} times:", *shown, sep="\n    ")
+
+
 def prove(options: argparse.Namespace, told: str, failed: int) -> None:
     """A line in docs/proofs.txt."""
     git = ["git", "describe", "--always"]
@@ -189,8 +198,7 @@ def main() -> int:
             for strike, took in zip(run.nemesis.strikes, times, strict=True)
             if took is None
         ]
-        for line in wrong[:SHOWN_MAX]:
-            print(f"WRONG: {line}")
+        tell(wrong)
         prove(options, told, len(wrong))
         if wrong:
             write_history(history, directory / "history.jsonl")

@@ -64,7 +64,7 @@ def judge(history: Sequence[Operation]) -> Verdict:
             read |= {(operation.partition, offset): value for offset, value in operation.records}
     anomalies = [f"{found.name} {found.partition}: {found.detail}" for found in check(history)]
     anomalies += [
-        f"not read afresh {partition}: {value} at {offset}, which is {read.get((partition, offset))}"
+        f"unread-afresh {partition}: {value} at {offset}, which is {read.get((partition, offset))}"
         for (partition, offset), value in acknowledged.items()
         if read.get((partition, offset)) != value
     ]

@@ -38,13 +38,13 @@ def test_what_was_acknowledged_and_read_afresh_is_clean() -> None:
 
 def test_what_the_fresh_reader_lacks_is_told_even_if_another_had_read_it() -> None:
     verdict = judge([*SENT, *_read(1.5, (0, "a"), (1, "b"), process="r1"), *_read(2.0, (0, "a"))])
-    assert verdict.anomalies == ["not read afresh t-0: b at 1, which is None"]
+    assert verdict.anomalies == ["unread-afresh t-0: b at 1, which is None"]
 
 
 def test_another_value_at_an_acknowledged_offset_is_told() -> None:
     told = " ".join(judge([*SENT, *_read(2.0, (0, "a"), (1, "x"))]).anomalies)
     assert "inconsistent-offsets" in told
-    assert "not read afresh t-0: b at 1, which is x" in told
+    assert "unread-afresh t-0: b at 1, which is x" in told
 
 
 def test_the_checkers_anomalies_are_in_it() -> None:
