@@ -53,19 +53,19 @@ def _operations(path: Path) -> list[Operation]:
 
 def judge(history: Sequence[Operation]) -> Verdict:
     """By the one checker; and the fresh one read all that was acknowledged, where it was said to be."""
-    acknowledged: dict[tuple[str, int], str] = {}
+    acknowledged: set[tuple[str, int, str]] = set()
     read: dict[tuple[str, int], str] = {}
     for operation in history:
         if isinstance(operation, Send) and operation.kind == OK:
             assert operation.offset is not None, "an acknowledgement says where"
             for offset, value in enumerate(operation.values, start=operation.offset):
-                acknowledged[operation.partition, offset] = value
+                acknowledged.add((operation.partition, offset, value))
         elif isinstance(operation, Poll) and operation.process == FRESH:
             read |= {(operation.partition, offset): value for offset, value in operation.records}
     anomalies = [f"{found.name} {found.partition}: {found.detail}" for found in check(history)]
     anomalies += [
         f"unread-afresh {partition}: {value} at {offset}, which is {read.get((partition, offset))}"
-        for (partition, offset), value in acknowledged.items()
+        for partition, offset, value in sorted(acknowledged)
         if read.get((partition, offset)) != value
     ]
     if not acknowledged:

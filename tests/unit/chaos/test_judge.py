@@ -47,6 +47,11 @@ def test_another_value_at_an_acknowledged_offset_is_told() -> None:
     assert "unread-afresh t-0: b at 1, which is x" in told
 
 
+def test_two_values_acknowledged_at_one_offset_are_not_both_read() -> None:
+    history = [*SENT, _send(1.4, INVOKE, "c"), _send(1.5, OK, "c", 1), *_read(2.0, (0, "a"), (1, "c"))]
+    assert "unread-afresh t-0: b at 1, which is c" in judge(history).anomalies
+
+
 def test_the_checkers_anomalies_are_in_it() -> None:
     history = [
         *SENT,
