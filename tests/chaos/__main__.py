@@ -86,10 +86,9 @@ class Run:
     async def _finish(self) -> None:
         self._say("healing all of it; then writers settle, and a fresh process reads everything")
         await asyncio.to_thread(self._containers.heal)
-        healed_at = time.monotonic()
         try:
             async with asyncio.timeout(WHOLE_SECONDS_MAX):
-                await self._observer.is_whole_since(healed_at)
+                await self._observer.becomes_whole()
         except TimeoutError:
             self.failures.append(
                 f"not whole {WHOLE_SECONDS_MAX:.0f} s after the end: {self._observer.line()}"

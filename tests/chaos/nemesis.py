@@ -167,7 +167,7 @@ class Nemesis:
         assert strike.healed_at is not None, "it is over"
         try:
             async with asyncio.timeout(WHOLE_SECONDS_MAX):
-                await self._observer.is_whole_since(strike.healed_at)
+                await self._observer.becomes_whole()
         except TimeoutError:
             self.failures.append(
                 f"not whole {WHOLE_SECONDS_MAX:.0f} s after {strike}: {self._observer.line()}"

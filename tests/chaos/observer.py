@@ -17,6 +17,10 @@ from tests.chaos.containers import BROKERS, Containers
 
 LOOK_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 3.0
+AGAIN_SECONDS: Final = 0.2
+CONNECT_SECONDS: Final = 60.0
+RETENTION_MS: Final = 7 * 24 * 3600 * 1000
+"""Of the topic, give or take a millisecond: a change that changes nothing."""
 
 
 class Observer:
@@ -29,6 +33,7 @@ class Observer:
         self._statuses: dict[int, str] = {}
         self._asked_at = float("-inf")
         self._changed = asyncio.Event()
+        self._agreements = 0
 
     @property
     def controller(self) -> int | None:
@@ -58,11 +63,27 @@ class Observer:
             for partition in topic.partitions
         )
 
-    async def is_whole_since(self, instant: float) -> None:
-        """Wait until it was seen whole by a question that was asked after that."""
+    async def becomes_whole(self) -> None:
+        """Wait until it is. Who answers may have been alone for long, and believe that nothing has happened:
+        so a change of the metadata comes first, which takes a majority, and what is seen has to be later.
+        """
+        await self._agreed()
+        instant = time.monotonic()
         while not (self.is_whole and self._asked_at > instant):
             self._changed.clear()
             await self._changed.wait()
+
+    async def _agreed(self) -> None:
+        while True:
+            self._agreements += 1
+            config = {"retention_ms": RETENTION_MS + self._agreements % 2}
+            try:
+                async with millpond.connect(self._containers.bootstrap, timeout=ANSWER_SECONDS) as client:
+                    await client.admin.alter_topic(self._topic, config=config)
+            except MillpondError:  # no majority yet: whoever waits has a bound
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
 
     def line(self) -> str:
         """All of it, in a few words."""
@@ -94,7 +115,7 @@ class Observer:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _ask(self) -> None:
-        async with millpond.connect(self._containers.bootstrap, timeout=60.0) as client:
+        async with millpond.connect(self._containers.bootstrap, timeout=CONNECT_SECONDS) as client:
             while True:
                 asked_at = time.monotonic()
                 try:
