@@ -103,6 +103,7 @@ def serve(listener: socket.socket, ports: list[int]) -> None:
             file.write(buffer[:size])
         file.end()
         for follower in followers:
+            follower.socket.shutdown(socket.SHUT_RDWR)  # closed alone it waits for its thread
             follower.socket.close()
         answering.join()
         client.close()

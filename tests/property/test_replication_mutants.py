@@ -177,7 +177,10 @@ MUTANTS = [
         stories.test_ineligible_does_not_end_one_that_may_still_be_under_way,
     ),
     Mutant(
-        Follower, "_is_current", answers_of_any_session_are_heard, Plan(waits_for_sync=False, is_harsh=True)
+        Follower,
+        "_is_current",
+        answers_of_any_session_are_heard,
+        Plan(waits_for_sync=False, trouble=0.02, is_harsh=True),
     ),
     Mutant(Follower, "corrupt", the_damaged_log_is_emptied_at_once, Plan()),
 ]

@@ -22,7 +22,7 @@ from millpond.errors import (
     UnknownTopic,
 )
 from millpond.testing import LocalCluster
-from tests.integration.client.writing import write
+from tests.integration.client.writing import NOW_MS, write
 
 
 @pytest_asyncio.fixture
@@ -154,10 +154,11 @@ async def test_a_topic_is_trimmed_to_an_offset_a_time_or_the_end(client: Client,
     await client.admin.create_topic(millpond_topic, partitions=2)
     for partition in (0, 1):
         for number in range(4):
-            await write(client, millpond_topic, [b"v"], partition=partition, timestamps=1000 + number)
+            await write(client, millpond_topic, [b"v"], partition=partition, timestamps=NOW_MS + number)
     trim = client.admin.trim_topic
     assert await trim(millpond_topic, before=1, partition=0) == {0: 1}
-    assert await trim(millpond_topic, before=datetime.fromtimestamp(1.002, tz=UTC)) == {0: 2, 1: 2}
+    third = datetime.fromtimestamp((NOW_MS + 2) / 1000, tz=UTC)
+    assert await trim(millpond_topic, before=third) == {0: 2, 1: 2}
     assert await trim(millpond_topic, before=1) == {0: 2, 1: 2}, "what is gone stays gone"
     with pytest.raises(OffsetOutOfRange):
         await trim(millpond_topic, before=5)

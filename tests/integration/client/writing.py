@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,16 @@ from millpond.wire.record import TopicPartition
 PRODUCE = produce_pb2.DESCRIPTOR.services_by_name["ProduceService"]
 
 
+NOW_MS = time.time_ns() // 1_000_000
+"""Not long ago: what is older than retention may be gone by the time that it is read."""
+
+
 async def write(
     client: Client,
     topic: str,
     *batches: Sequence[bytes | None],
     partition: int = 0,
-    timestamps: Sequence[int] | int = 1_000,
+    timestamps: Sequence[int] | int = NOW_MS,
 ) -> list[int]:
     """Write these batches, acknowledged by all; the base offset of each. One that fails raises its error."""
     connection = client.connection

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests import proofs
 from tests.sim.cluster.covered import lines_told
-from tests.sim.cluster.run import Report, run_seed
+from tests.sim.cluster.run import RUN_SECONDS, Report, run_seed
 from tests.sim.history.operations import to_lines
 
 TOLD_MAX = 20
@@ -35,7 +35,9 @@ def main() -> int:
     options = _options()
     began = time.monotonic()
     if options.replay is not None:
-        reports: Sequence[Report] = [run_seed(options.replay, options.replicas, names_modules=True)]
+        reports: Sequence[Report] = [
+            run_seed(options.replay, options.replicas, options.seconds, names_modules=True)
+        ]
         print("\n".join(reports[0].trace))
         if options.fingerprint:
             print(f"fingerprint {reports[0].fingerprint}, {reports[0].acknowledged}, {reports[0].counts}")
@@ -47,7 +49,9 @@ def main() -> int:
             coverage = Path(directory) if options.coverage else None
             seeds = range(options.first, options.first + options.seeds)
             with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-                runner = partial(run_seed, replicas=options.replicas, coverage=coverage)
+                runner = partial(
+                    run_seed, replicas=options.replicas, seconds=options.seconds, coverage=coverage
+                )
                 reports = _collect(pool.imap_unordered(runner, seeds, chunksize=2), options.seeds)
             if coverage is not None:
                 print("\n".join(lines_told(coverage)))
@@ -63,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=100, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--replicas", type=int, help="of each partition; drawn from the seed if not given")
+    parser.add_argument("--seconds", type=float, default=RUN_SECONDS, help="of faults, in each of them")
     parser.add_argument("--replay", type=int, metavar="SEED", help="this seed alone, with its last events")
     parser.add_argument(
         "--history", type=Path, help="where to write the history of the seed that is replayed"
@@ -101,7 +106,8 @@ def _tell(reports: Sequence[Report], seconds: float, options: argparse.Namespace
     )
     for report in failed[:TOLD_MAX]:
         replicas = "" if options.replicas is None else f" --replicas {options.replicas}"
-        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}")
+        length = "" if options.seconds == RUN_SECONDS else f" --seconds {options.seconds:g}"
+        print(f"{report.anomaly}: python -m tests.sim.cluster --replay {report.seed}{replicas}{length}")
 
 
 def _tell_modules(reports: Sequence[Report]) -> None:

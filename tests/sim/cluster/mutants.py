@@ -19,7 +19,6 @@ from millpond_broker.core import (
     leader,
     partition_changes,
     producers,
-    replication_commands,
 )
 from millpond_broker.core.replication import Acknowledgement, Serving
 from millpond_broker.runtime import heartbeats, partition, partitions
@@ -272,17 +271,6 @@ MUTANTS: Final = (
         _joins_whatever_it_has,
         ("isr-reaches-hw", "leader-completeness"),
         found_by=4,
-    ),
-    Mutant(
-        "an ISR is changed by who knew an older one (rule 11)",
-        replication_commands,
-        "_check_seen",
-        lambda _old, _item: None,
-        ("isr-reaches-hw", "leader-completeness", "maximal-isr", "exception"),
-        found_by=0,
-        kinds=("stall", "controller change", "isolate controller", "break", "one way"),
-        every_seconds=0.5,
-        seconds=30.0,
     ),
     Mutant(
         "who left the ISR stays eligible for ever (rule 13)",

@@ -221,12 +221,17 @@ def run(plan: Plan) -> Report:
 
 
 def run_seed(
-    seed: int, replicas: int | None, coverage: Path | None = None, *, names_modules: bool = False
+    seed: int,
+    replicas: int | None,
+    seconds: float = RUN_SECONDS,
+    *,
+    coverage: Path | None = None,
+    names_modules: bool = False,
 ) -> Report:
     """One seed as it is run by the thousand, in processes that find it here. `coverage`: the directory where
     the lines that it runs are kept. `names_modules`: also where the seed is none of those that do.
     """
-    plan = Plan(seed, replicas=replicas)
+    plan = Plan(seed, replicas=replicas, seconds=seconds)
     if coverage is not None:
         return covering(lambda: run(plan), coverage / str(seed))
     if seed % MODULES_EVERY and not names_modules:

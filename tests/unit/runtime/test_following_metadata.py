@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 
 from millpond.wire.errors import NotADataDirectory
+from millpond_broker.consensus.codec import encode_snapshot
 from millpond_broker.consensus.metadata_log import MetadataLogFailed
 from millpond_broker.consensus.store import is_formatted
 from millpond_broker.core.commands import AddVoter, Command, CreateTopic, Envelope, RemoveVoter, Voter
 from millpond_broker.core.image import BrokerState, digest
 from millpond_broker.runtime.control_messages import Failed, Ready
 from millpond_broker.runtime.peers import Peer
-from millpond_broker.runtime.subscriber import LEADERLESS_SECONDS_MAX, SILENCE_SECONDS_MAX
+from millpond_broker.runtime.subscriber import LEADERLESS_SECONDS_MAX, SILENCE_SECONDS_MAX, Subscriber
 from millpond_broker.runtime.subscription_messages import Commands, Whole
 from millpond_broker.runtime.subscriptions import Subscriptions
 from millpond_broker.storage.belonging import Belonging, Part, read_belonging, write_belonging
@@ -194,6 +195,23 @@ def test_it_remembers_its_cluster_and_takes_no_other() -> None:
         write_belonging(cluster.files[4], DATA, Belonging(b"x" * 16, Part.FOLLOWER))
         with pytest.raises(NotADataDirectory, match="the voters are of cluster"):
             await cluster.open(4)
+
+    play(story)
+
+
+def test_a_voter_takes_no_other_clusters_metadata_either() -> None:
+    """Its own log says whose it is; an address of another cluster in its configuration must not count."""
+
+    async def story(cluster: Following) -> None:
+        await cluster.open(4)
+        image, directory = cluster.voters.logs[1].image, cluster.directories[4]
+        streams = cluster.opened[4]._streams
+        subscriber = Subscriber(streams, directory, 4, {}, cluster_id=None, on_news=lambda: None)
+        subscriber.know(image)
+        other = replace(image, cluster_id=b"x" * 16, version=image.version + 9)
+        with pytest.raises(NotADataDirectory, match="the voters are of cluster"):
+            subscriber._take(Whole(other.version, encode_snapshot(other)))
+        assert subscriber.image is image
 
     play(story)
 

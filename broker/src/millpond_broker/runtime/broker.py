@@ -135,7 +135,7 @@ class Broker:
         self._open_metadata = open_metadata or self._open_solo
         self._answer_found = answer_found
         self._voter_seat = voter_seat
-        self._streams: set[Stream] = set()
+        self._streams: dict[Stream, None] = {}  # told of the end in the order in which they came
         self._stream_ended = asyncio.Event()
         self._watching = 0
         self._backlog = Backlog(options.produce)
@@ -355,7 +355,7 @@ class Broker:
         partitions = self._serving()
         session = ProduceSession(partitions, self._backlog, self._clock, self.metrics)
         self.metrics.produce_streams += 1
-        self._streams.add(session)
+        self._streams[session] = None
         try:
             yield session
         finally:
@@ -369,7 +369,7 @@ class Broker:
         partitions = self._serving()
         session = FetchSession(partitions, self.options.fetch, self.metrics)
         self.metrics.fetch_streams += 1
-        self._streams.add(session)
+        self._streams[session] = None
         try:
             yield session
         finally:
@@ -387,7 +387,7 @@ class Broker:
         return self._partitions
 
     def _end(self, stream: Stream) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
         self._stream_ended.set()
 
     # --- questions ------------------------------------------------------------------------------------

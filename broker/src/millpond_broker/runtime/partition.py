@@ -534,6 +534,11 @@ class Partition:
         self.advance()
         return log.log_start
 
+    @property
+    def unsynced_seconds_max(self) -> float:
+        """For how long what was appended may wait for its sync."""
+        return 0.0 if self.options.waits_for_sync else self.options.flush_interval_ms / 1000
+
     async def trimmed_everywhere(self, log_start: int) -> None:
         """Wait until all in sync begin there: before that a fail-over could bring back what was deleted (rule
         7). The caller has the deadline. Raises NotLeader and its kind when the leadership ends.

@@ -104,6 +104,7 @@ class Subscriber:
         """There is a newer image here, from elsewhere."""
         if image.version > self.image.version:
             self.image = image
+            self._cluster_id = self._cluster_id or image.cluster_id
 
     async def run(self) -> None:
         """Follow until cancelled. Raises NotADataDirectory for a disk of another cluster, or in the place of

@@ -42,7 +42,7 @@ class Subscriptions:
 
     async def serve(self, stream: PeerStream) -> None:
         """Send what is committed until the stream is over."""
-        with suppress(StreamClosed, TimeoutError):  # whoever opened it has gone, or says nothing
+        with suppress(StreamClosed, TimeoutError):  # whoever opened it has gone, or was cut off before a word
             await self._serve(stream)
 
     async def _serve(self, stream: PeerStream) -> None:

@@ -26,7 +26,8 @@ from millpond_broker.runtime.replicas import Replicas
 PLANS_MAX: Final = 3
 """For partitions that are to be placed: each but the first after brokers were found to be gone."""
 TRIM_SECONDS_MAX: Final = 5.0
-"""For the replicas in sync to begin later: one that is gone is out of the ISR by then (a session is 3 s)."""
+"""For the replicas in sync to begin later, beyond their flush_interval_ms, because none trims what it has not
+synced. One that is gone is out of the ISR by then: a session is 3 s."""
 
 
 class Topics:
@@ -157,12 +158,15 @@ class Topics:
             raise InvalidRequest(reason="offsets begin at 0")
         found = {number: self._local.find(topic_id, number) for number in before}
         starts = {number: partition.trim(before[number]) for number, partition in found.items()}
+        seconds = TRIM_SECONDS_MAX + max(
+            [partition.unsynced_seconds_max for partition in found.values()], default=0
+        )
         try:
-            async with asyncio.timeout(TRIM_SECONDS_MAX):
+            async with asyncio.timeout(seconds):
                 for number, partition in found.items():
                     await partition.trimmed_everywhere(starts[number])
         except TimeoutError:
-            raise OperationTimeout(what="trimming on every replica", timeout=TRIM_SECONDS_MAX) from None
+            raise OperationTimeout(what="trimming on every replica", timeout=seconds) from None
         return starts
 
     def _check(self, config: TopicConfig) -> None:
