@@ -8,6 +8,16 @@ EXAMPLES ?= 10000
 SEEDS ?= 1000
 FIRST ?= 0
 KILLS ?= 100
+MINUTES ?= 5
+NEMESIS ?= all
+CHAOS_ARGS ?=
+
+# Compose: found by itself, v2 before v1, or named: make up COMPOSE=docker-compose. Where containers reach the package
+# index through this machine's own network only: MILLPOND_BUILD_NETWORK=host make up
+COMPOSE ?=
+PROJECT ?= millpond
+PORT ?= 7070
+CLUSTER = --project '$(PROJECT)' --compose '$(COMPOSE)' --port $(PORT)
 
 # Most of the integration tests wait: three workers keep two cores busy. A file stays with one worker, because
 # its tests share brokers.
@@ -26,13 +36,23 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest check proto proto-check storage-fuzz fuzz sim failover bench docs clean
+.PHONY: help demo up down chaos test pytest check proto proto-check storage-fuzz fuzz sim failover bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## the product's main job on real input, and a proof of its result
 	$(BIN)/python deploy/demo
+
+up: ## three brokers in containers, healthy, on 127.0.0.1:7070 …; PORT=n others, NAMES=1 for clients in containers
+	@'$(PYTHON)' deploy/docker/cluster.py up $(CLUSTER) $(if $(NAMES),--names)
+
+down: ## stop them; their data stay, but with VOLUMES=1
+	@'$(PYTHON)' deploy/docker/cluster.py down $(CLUSTER) $(if $(VOLUMES),--volumes)
+
+chaos: $(VENV)/.installed-dev ## MINUTES=n of faults on three containers: SEED=n, NEMESIS=kill,pause,…; to docs/proofs.txt
+	COMPOSE='$(COMPOSE)' $(BIN)/python -m tests.chaos --minutes $(MINUTES) --nemesis $(NEMESIS) \
+		$(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 test: check ## everything that needs no Docker: check, then all other tests
 	$(PYTEST) --ignore=tests/architecture $(PYTEST_ARGS)

@@ -133,13 +133,22 @@ _HISTOGRAMS: Final = {
 }
 _LOOKED_UP: Final = {
     "unanswered_bytes": "Bytes of batches that were received and are not answered yet",
+    "unanswered_bytes_max": "What they may be at most: limits.produce_bytes_max",
     "metadata_version": "Commands of the metadata log that were applied",
+    "is_controller": "1 where this broker is the cluster's controller",
+    "brokers": "Brokers of the cluster, by state, as this broker knows",
+    "partitions_led": "Partitions that this broker leads",
+    "partitions_under_replicated": "Of those, how many have replicas that are not in sync",
+    "partitions_under_min_insync": "Of those, how many have too few in sync to take records",
+    "partitions_without_leader": "Partitions of the cluster that nobody leads, as this broker knows",
     "log_start_offset": "The oldest offset of a partition",
     "log_end_offset": "One past a partition's newest offset",
     "high_watermark_offset": "One past the newest offset that readers see",
     "log_bytes": "Bytes of a partition's segments",
     "log_segments": "Segments of a partition",
     "is_leader": "1 where this broker leads the partition",
+    "replicas": "Replicas of a partition that this broker leads",
+    "in_sync_replicas": "Those of them that are in sync",
 }
 
 

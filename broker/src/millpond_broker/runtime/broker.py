@@ -21,9 +21,10 @@ from millpond_broker.consensus.metadata_log import MetadataLog
 from millpond_broker.consensus.solo import SoloMetadataLog
 from millpond_broker.core.admission import AdmissionLimits
 from millpond_broker.core.commands import FEATURE_LEVEL, AllocateProducerIds, RegisterBroker
-from millpond_broker.core.image import MetadataImage
+from millpond_broker.core.image import EMPTY, MetadataImage
 from millpond_broker.observe.logs import event
-from millpond_broker.observe.metrics import BrokerMetrics
+from millpond_broker.observe.metrics import BrokerMetrics, Gauge
+from millpond_broker.runtime import gauges
 from millpond_broker.runtime.controller import Controller, Seat
 from millpond_broker.runtime.digests import Digests
 from millpond_broker.runtime.feed import Feed
@@ -143,6 +144,7 @@ class Broker:
         self._partitions: Partitions | None = None
         self._feed: Feed | None = None
         self._topics: Topics | None = None
+        self._controller: Controller | None = None
         self._voting: Voting | None = None
         self._producer_ids: list[int] = []
         self._taking_ids = asyncio.Lock()
@@ -284,6 +286,7 @@ class Broker:
         metadata.subscribe(feed.publish)
         end_following = metadata.subscribe(partitions.follow)
         self._metadata, self._partitions, self._feed = metadata, partitions, feed
+        self._controller = controller
         self._topics = Topics(
             metadata,
             partitions,
@@ -452,21 +455,14 @@ class Broker:
 
     # --- what is measured at a scrape -----------------------------------------------------------------
 
-    def gauges(self) -> Iterable[tuple[str, dict[str, str], float]]:
-        """(name, labels, value) of what is looked up rather than counted."""
+    def gauges(self) -> Iterable[Gauge]:
+        """What is looked up rather than counted."""
+        image = EMPTY if self._feed is None else self._feed.image
+        yield "is_controller", {}, int(self._controller is not None and self._controller.is_controller)
         yield "unanswered_bytes", {}, self.unanswered_bytes
-        yield "metadata_version", {}, 0 if self._feed is None else self._feed.image.version
-        for partition in self._partitions or ():
-            log, leader = partition.log, partition.leader
-            if log is None:
-                continue
-            labels = {"topic": partition.name.topic, "partition": str(partition.name.partition)}
-            yield "log_start_offset", labels, log.log_start
-            yield "log_end_offset", labels, log.log_end
-            yield "high_watermark_offset", labels, 0 if leader is None else leader.high_watermark
-            yield "log_bytes", labels, log.size_bytes
-            yield "log_segments", labels, len(log.segments())
-            yield "is_leader", labels, int(leader is not None)
+        yield "unanswered_bytes_max", {}, self.options.produce.total_bytes_max
+        yield from gauges.of_cluster(image, self.options.broker_id)
+        yield from gauges.of_partitions(self._partitions or (), image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,239 @@
+"""Three real containers under real faults: `make chaos MINUTES=n SEED=n NEMESIS=kill,pause`.
+
+The image and the compose file of `make up`, in a project of their own. Writers and readers are processes on
+this host with the SDK; the nemesis strikes through the Docker SDK; one line a second says how it stands. In
+the end all is healed, a process that knows nothing reads everything, and the checker judges the history of
+all of them. The result goes to docs/proofs.txt, the exit status says it too, and what failed leaves its
+history and logs in build/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from docker.errors import DockerException
+
+import millpond
+from tests.chaos.containers import Containers
+from tests.chaos.judge import FRESH, Verdict, judge, merged, pauses, summary, write_history
+from tests.chaos.nemesis import NAMES, WHOLE_SECONDS_MAX, Nemesis, Strike
+from tests.chaos.observer import Observer
+from tests.chaos.workers import PARTITIONS, TOPIC, WORKERS, Workers
+
+PROOFS: Final = Path("docs/proofs.txt")
+RESULTS: Final = Path("build")
+WARM_SECONDS: Final = 3.0
+"""Of undisturbed work first: everybody has found its leaders."""
+SHOWN_MAX: Final = 3
+"""Of each kind of what is wrong: one fault makes hundreds of the same."""
+
+
+class Run:
+    """One run, from nothing to its verdict."""
+
+    def __init__(self, options: argparse.Namespace, containers: Containers, directory: Path) -> None:
+        self._options = options
+        self._containers = containers
+        self._directory = directory
+        self._workers = Workers(containers.bootstrap, directory, options)
+        self._observer = Observer(containers, TOPIC)
+        self._began_at = time.monotonic()
+        self._writers = sum(role == "write" for role in WORKERS.values())
+        self.nemesis = Nemesis(
+            containers,
+            self._observer,
+            NAMES if options.nemesis == "all" else options.nemesis.split(","),
+            options.seed,
+            crash_client=self._crash_client,
+            tell=self._say,
+        )
+        self.failures: list[str] = []
+
+    def _say(self, text: str) -> None:
+        print(f"{datetime.now(UTC):%H:%M:%S} {time.monotonic() - self._began_at:4.0f} s  {text}", flush=True)
+
+    async def work(self) -> None:
+        """Clients at work and the nemesis among them, until everything was read afresh."""
+        async with millpond.connect(self._containers.bootstrap, timeout=60.0) as client:
+            await client.admin.create_topic(TOPIC, partitions=PARTITIONS, replicas=3, min_insync=2)
+        async with self._observing():
+            try:
+                for name, role in WORKERS.items():
+                    await self._workers.start(name, role)
+                await asyncio.sleep(WARM_SECONDS)
+                await self.nemesis.run(time.monotonic() + self._options.minutes * 60)
+                self.failures += self.nemesis.failures
+                await self._finish()
+            finally:
+                await self._workers.close()
+
+    async def _crash_client(self) -> None:
+        self._writers += 1
+        name = await self._workers.crash_writer(self._writers)
+        self._say(f"SIGKILL to client {name}; w{self._writers} begins")
+
+    async def _finish(self) -> None:
+        self._say("healing all of it; then writers settle, and a fresh process reads everything")
+        await asyncio.to_thread(self._containers.heal)
+        try:
+            async with asyncio.timeout(WHOLE_SECONDS_MAX):
+                await self._observer.becomes_whole()
+        except TimeoutError:
+            self.failures.append(
+                f"not whole {WHOLE_SECONDS_MAX:.0f} s after the end: {self._observer.line()}"
+            )
+        self.failures += [f"client {name} ended by itself" for name in self._workers.ended()]
+        self.failures += await self._workers.stop()
+        await self._workers.start(FRESH, FRESH)
+        self.failures += await self._workers.wait(FRESH)
+        self.failures += await asyncio.to_thread(self._containers.faults)
+
+    @asynccontextmanager
+    async def _observing(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._observer.run()), asyncio.create_task(self._show())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    self.failures.append(f"the observer failed: {outcome!r}")
+
+    async def _show(self) -> None:
+        """The live view."""
+        before = 0
+        while True:
+            workers = self._workers
+            acknowledged = workers.total("acknowledged")
+            last = ""
+            if self.nemesis.strikes:
+                strike = self.nemesis.strikes[-1]
+                last = f" | last: {strike}, {time.monotonic() - strike.began_at:.0f} s ago"
+            self._say(
+                f"{self._observer.line()} | acked {acknowledged:,} (+{acknowledged - before})"
+                f" failed {workers.total('failed')} unknown {workers.total('unknown')}"
+                f" read {workers.total('read'):,}{last}"
+            )
+            before = acknowledged
+            await asyncio.sleep(1.0)
+
+
+def report(strikes: Sequence[Strike], times: Sequence[float | None], verdict: Verdict) -> str:
+    """The table at the end; its summary."""
+    for number, (strike, took) in enumerate(zip(strikes, times, strict=True), start=1):
+        told = "FOR GOOD" if took is None else f"{took:.2f} s"
+        kind = "written everywhere after" if strike.counts_from_heal else "longest pause of a partition"
+        line = f"{number:3} {strike}: {kind} {told}"
+        if strike.whole_at is not None and strike.healed_at is not None:
+            line += f"; whole {strike.whole_at - strike.healed_at:.1f} s after it was healed"
+        print(line)
+    alone = [took for strike, took in zip(strikes, times, strict=True) if not strike.counts_from_heal]
+    more = [took for strike, took in zip(strikes, times, strict=True) if strike.counts_from_heal]
+    print(f"one broker struck, longest pause of a partition: {summary(alone)}")
+    print(f"a majority struck, or cut from clients; from its healing until all is written: {summary(more)}")
+    print(
+        f"acknowledged {verdict.acknowledged:,}, read by a fresh process {verdict.read_fresh:,};"
+        f" {verdict.operations:,} operations judged"
+    )
+    return f"{len(strikes)} strikes, {verdict.acknowledged} acknowledged; pauses: {summary(alone)}"
+
+
+def tell(wrong: Sequence[str]) -> None:
+    """How many of each kind, and the first of them."""
+    for kind, count in Counter(line.split()[0] for line in wrong).items():
+        shown = [line for line in wrong if line.split()[0] == kind][:SHOWN_MAX]
+        print(f"WRONG: {kind}, {count} times:", *shown, sep="\n    ")
+
+
+def prove(options: argparse.Namespace, told: str, failed: int) -> None:
+    """A line in docs/proofs.txt."""
+    git = ["git", "describe", "--always"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    git = ["git", "status", "--porcelain", "--", ".", f":(exclude){PROOFS}"]  # which this itself changes
+    if subprocess.run(git, capture_output=True, text=True, check=True).stdout:
+        commit += "-dirty"
+    what = f"chaos MINUTES={options.minutes:g} SEED={options.seed} NEMESIS={options.nemesis}"
+    line = f"{datetime.now(UTC):%F} {commit} {what} {f'FAILED ({failed})' if failed else 'clean'}: {told}"
+    print(line)
+    if not options.unproven and options.acks == "all":
+        with PROOFS.open("a") as proofs:
+            proofs.write(line + "\n")
+
+
+def main() -> int:
+    """0: all clean, 1: not, 2: no engine."""
+    options = _options()
+    try:
+        containers = Containers(options.project, options.port)
+    except DockerException as error:
+        print(f"make chaos: no Docker engine answers: {error}", file=sys.stderr)
+        return 2
+    directory = RESULTS / f"chaos-{options.seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    directory.mkdir(parents=True)
+    print(f"seed {options.seed}; building the image and starting three brokers", flush=True)
+    containers.up()
+    try:
+        run = Run(options, containers, directory)
+        asyncio.run(run.work())
+        history = list(merged(directory.glob("*.jsonl")))
+        verdict = judge(history)
+        times = pauses(history, run.nemesis.strikes)
+        told = report(run.nemesis.strikes, times, verdict)
+        wrong = run.failures + verdict.anomalies
+        wrong += [
+            f"no record in some partition after {strike}"
+            for strike, took in zip(run.nemesis.strikes, times, strict=True)
+            if took is None
+        ]
+        tell(wrong)
+        prove(options, told, len(wrong))
+        if wrong:
+            write_history(history, directory / "history.jsonl")
+            print(f"history and logs: {directory}; again, with its times more or less: SEED={options.seed}")
+        else:
+            for path in directory.iterdir():
+                path.unlink()
+            directory.rmdir()
+        return int(bool(wrong))
+    finally:
+        if directory.exists():
+            containers.save_logs(directory)
+        if not options.keep:
+            containers.down()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of faults; the end takes a little more")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the nemesis")
+    parser.add_argument("--nemesis", default="all", help=f"all, or some, with commas: {', '.join(NAMES)}")
+    parser.add_argument("--project", default="millpond-chaos", help="of compose; its containers are removed")
+    parser.add_argument("--port", type=int, default=17070, help="of broker 1, as for make up")
+    parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
+    # What acks=leader acknowledges, one disk has, and the first leader that is cut off loses. Noted as
+    # acks=all, it has to be found: so it is seen that a run can fail.
+    parser.add_argument(
+        "--acks", choices=("all", "leader"), default="all", help="leader: a run that must fail"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the containers as they are in the end")
+    options = parser.parse_args()
+    unknown = set(options.nemesis.split(",")) - {"all", *NAMES}
+    if unknown:
+        parser.error(f"--nemesis: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

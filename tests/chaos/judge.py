@@ -1,0 +1,133 @@
+"""What came of a chaos run: one history of all its clients, judged; and how long writes stood still."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.sim.history.checker import check
+from tests.sim.history.operations import INVOKE, OK, Operation, Poll, Send, from_lines, to_lines
+
+FRESH: Final = "fresh"
+"""The process that reads everything at the end, and knows nothing else."""
+
+
+class Struck(Protocol):
+    """What is to be known of a strike: times of the clock of the history."""
+
+    began_at: float
+    healing_at: float | None
+    counts_from_heal: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Counts, and what is wrong in words: nothing, if all is well."""
+
+    acknowledged: int
+    read_fresh: int
+    operations: int
+    anomalies: list[str]
+
+
+def merged(paths: Iterable[Path]) -> Iterator[Operation]:
+    """One history of several, each in the order of its own process. The last line of a process that was
+    killed may be torn, and is none.
+    """
+    return heapq.merge(
+        *map(_operations, sorted(paths)), key=lambda operation: getattr(operation, "time", 0.0)
+    )
+
+
+def _operations(path: Path) -> list[Operation]:
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    assert len(lines) - len(whole) <= 1, "only the last line can be torn"
+    return from_lines(whole)
+
+
+def judge(history: Sequence[Operation]) -> Verdict:
+    """By the one checker; and the fresh one read all that was acknowledged, where it was said to be."""
+    acknowledged: set[tuple[str, int, str]] = set()
+    read: dict[tuple[str, int], str] = {}
+    for operation in history:
+        if isinstance(operation, Send) and operation.kind == OK:
+            assert operation.offset is not None, "an acknowledgement says where"
+            for offset, value in enumerate(operation.values, start=operation.offset):
+                acknowledged.add((operation.partition, offset, value))
+        elif isinstance(operation, Poll) and operation.process == FRESH:
+            read |= {(operation.partition, offset): value for offset, value in operation.records}
+    anomalies = [f"{found.name} {found.partition}: {found.detail}" for found in check(history)]
+    anomalies += [
+        f"unread-afresh {partition}: {value} at {offset}, which is {read.get((partition, offset))}"
+        for partition, offset, value in sorted(acknowledged)
+        if read.get((partition, offset)) != value
+    ]
+    if not acknowledged:
+        anomalies.append("nothing was acknowledged at all")
+    return Verdict(
+        acknowledged=len(acknowledged), read_fresh=len(read), operations=len(history), anomalies=anomalies
+    )
+
+
+def pauses(history: Iterable[Operation], strikes: Sequence[Struck]) -> list[float | None]:
+    """For each strike, how long the partition that was hit worst took no writes, in seconds; None: for good.
+
+    That is the longest time between two of its acknowledgements that the strike has a part in: it needs no
+    idea of when a fault took effect, which the engine does not tell. Where only the end of a strike could
+    help, it is the time from the beginning of that until a record was acknowledged that was sent after it.
+    """
+    sent: dict[tuple[str, str], float] = {}
+    acks: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for operation in history:
+        if isinstance(operation, Send):
+            for value in operation.values:
+                if operation.kind == INVOKE:
+                    sent[operation.partition, value] = operation.time
+                elif operation.kind == OK:
+                    acks[operation.partition].append((sent[operation.partition, value], operation.time))
+    found: list[float | None] = []
+    for strike in strikes:
+        measure = _since_healing if strike.counts_from_heal else _longest_gap
+        times = [measure(pairs, strike) for pairs in acks.values()]
+        known = [time for time in times if time is not None]
+        found.append(max(known) if known and len(known) == len(times) else None)
+    return found
+
+
+def _since_healing(pairs: Iterable[tuple[float, float]], strike: Struck) -> float | None:
+    assert strike.healing_at is not None, "every strike is healed"
+    began_at = strike.healing_at
+    first = min((acked_at for sent_at, acked_at in pairs if sent_at >= began_at), default=None)
+    return None if first is None else first - began_at
+
+
+def _longest_gap(pairs: Iterable[tuple[float, float]], strike: Struck) -> float | None:
+    assert strike.healing_at is not None, "every strike is healed"
+    times = sorted(acked_at for _, acked_at in pairs)
+    gaps = [
+        after - max(before, strike.began_at)
+        for before, after in pairwise(times)
+        if after > strike.began_at and before < strike.healing_at
+    ]
+    return max(gaps) if gaps and times[-1] > strike.healing_at else None
+
+
+def summary(times: Iterable[float | None]) -> str:
+    """Median, 95th percentile and maximum, in words."""
+    known = sorted(time for time in times if time is not None)
+    if not known:
+        return "none"
+    p95 = known[min(len(known) - 1, int(len(known) * 0.95))]
+    return f"median {known[len(known) // 2]:.2f} s, p95 {p95:.2f} s, max {known[-1]:.2f} s of {len(known)}"
+
+
+def write_history(history: Iterable[Operation], path: Path) -> None:
+    """All of it in one file, as `tests.sim.history` reads it."""
+    with path.open("w") as file:
+        file.writelines(line + "\n" for line in to_lines(history))
