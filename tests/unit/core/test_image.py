@@ -70,9 +70,11 @@ def test_voters_come_and_go_and_what_speaks_against_it_is_said_before() -> None:
         AddVoter(Voter(11, "d", "")),
         AddVoter(Voter(11, "d", "a" * 600)),
         RemoveVoter(7),
+        RemoveVoter(2, (1, 2)),  # rule 12: another change came first
+        AddVoter(replace(new, broker_id=10, directory_id="disk-10"), (1, 2)),
     ):
         assert why_not_change_voters(c.image, refused), refused
-    assert why_not_change_voters(c.image, RemoveVoter(2)) is None
+    assert why_not_change_voters(c.image, RemoveVoter(2, tuple(c.image.voters))) is None
     c.must(RemoveVoter(2))
     assert list(c.image.voters) == [9]
     assert why_not_change_voters(c.image, RemoveVoter(9)) == "the last voter stays"

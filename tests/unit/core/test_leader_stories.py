@@ -72,33 +72,6 @@ def test_who_asks_to_leave_is_removed_and_joins_again_once_it_has_stated_anew() 
     )
 
 
-def test_a_log_start_is_told_once_all_in_sync_have_it() -> None:
-    """Rule 7: whoever leads next does not bring back what was deleted. Who is not in sync is not awaited."""
-    leader_story(
-        """
-        > lead isr=1,2 log=10 hw=10
-        > await 0
-            they do
-        > state 2 10
-            serving from 10, high watermark 10, log start 0
-        > trim 5
-            something for 2
-        > await 5
-        > push 2
-            push from 10 to 10, high watermark 10
-        > ack 2 10 log_start=4
-        > ack 2 10 log_start=5
-            committed a log start of 5
-        > await 5
-            they do
-        > trim 6
-        > await 6
-        > commit isr=1 b2=fenced
-            committed a log start of 6
-        """
-    )
-
-
 def test_with_flush_interval_what_was_appended_counts() -> None:
     """Rule 6."""
     leader_story(

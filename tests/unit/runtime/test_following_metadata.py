@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from millpond.wire.errors import NotADataDirectory
 from millpond_broker.consensus.codec import encode_snapshot
 from millpond_broker.consensus.metadata_log import MetadataLogFailed
-from millpond_broker.consensus.store import is_formatted
+from millpond_broker.consensus.store import format_joiner, is_formatted
 from millpond_broker.core.commands import AddVoter, Command, CreateTopic, Envelope, RemoveVoter, Voter
 from millpond_broker.core.image import BrokerState, digest
 from millpond_broker.runtime.control_messages import Failed, Ready
@@ -19,6 +20,8 @@ from millpond_broker.runtime.subscriber import LEADERLESS_SECONDS_MAX, SILENCE_S
 from millpond_broker.runtime.subscription_messages import Commands, Whole
 from millpond_broker.runtime.subscriptions import Subscriptions
 from millpond_broker.storage.belonging import Belonging, Part, read_belonging, write_belonging
+from millpond_broker.storage.directory import DataDirectory
+from tests.sim.disk import SimFiles
 from tests.unit.runtime.followers import DATA, Following, play
 from tests.unit.runtime.members import until
 from tests.unit.runtime.streams import MemoryStream
@@ -308,6 +311,31 @@ def test_who_is_to_be_added_has_its_log_before_and_subscribes_until_that_has_cau
         await until(lambda: cluster.followed(4) is None, 1.0)
         last = decide(cluster, topic(1))
         assert log.image.version == last
+
+    play(story)
+
+
+def test_a_founders_disk_is_known_to_vote_from_its_first_start() -> None:
+    """Without its metadata it is refused then: empty, it would vote again where it has voted."""
+
+    async def story(cluster: Following) -> None:
+        files = cluster.files[4] = SimFiles(Random(4))
+        DataDirectory.open(files, DATA, role="broker", new_id=directory_of(4)).close()
+        format_joiner(files, DATA)
+        as_voter(cluster, 4)
+        await cluster.open(4)
+        assert read_belonging(files, DATA) == Belonging(CLUSTER_ID, Part.VOTER)
+
+    play(story)
+
+
+def test_who_could_not_be_made_ready_to_vote_can_be_asked_again() -> None:
+    async def story(cluster: Following) -> None:
+        log = await cluster.open(4)
+        with pytest.raises(KeyError):  # its log cannot be opened, which the disk is formatted for by then
+            await log.make_ready()
+        as_voter(cluster, 4)
+        assert await log.make_ready() == Ready(directory_of(4), (1, 2, 3))
 
     play(story)
 

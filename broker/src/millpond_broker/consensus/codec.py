@@ -316,13 +316,13 @@ ROWS: Final[dict[type, Row]] = {
     Barrier: Row("barrier", lambda c: pb.Barrier(), lambda m: Barrier()),
     AddVoter: Row(
         "add_voter",
-        lambda c: pb.AddVoter(voter=_voter(c.voter)),
-        lambda m: AddVoter(_to_voter(m.voter)),
+        lambda c: pb.AddVoter(voter=_voter(c.voter), decided_on=c.decided_on),
+        lambda m: AddVoter(_to_voter(m.voter), tuple(m.decided_on)),
     ),
     RemoveVoter: Row(
         "remove_voter",
-        lambda c: pb.RemoveVoter(broker_id=c.broker_id),
-        lambda m: RemoveVoter(m.broker_id),
+        lambda c: pb.RemoveVoter(broker_id=c.broker_id, decided_on=c.decided_on),
+        lambda m: RemoveVoter(m.broker_id, tuple(m.decided_on)),
     ),
     RaiseFeatureLevel: Row(
         "raise_feature_level",

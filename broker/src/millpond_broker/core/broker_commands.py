@@ -78,6 +78,9 @@ def why_not_change_voters(image: MetadataImage, command: AddVoter | RemoveVoter)
     """What speaks against it, where the image has every change of voters before it; None if nothing does."""
     if image.cluster_id is None:
         return "there is no cluster yet"
+    if command.decided_on and set(command.decided_on) != image.voters.keys():
+        # Rule 12: two removals that were each right by themselves may leave no majority.
+        return f"the voters are {sorted(image.voters)} by now, and not {sorted(command.decided_on)}"
     if isinstance(command, RemoveVoter):
         if command.broker_id not in image.voters:
             return f"broker {command.broker_id} is no voter"

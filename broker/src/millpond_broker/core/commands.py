@@ -171,6 +171,8 @@ class AddVoter:
     """
 
     voter: Voter
+    decided_on: tuple[int, ...] = ()
+    """Who voted when it was found that a majority would be left (rule 12). Empty: whoever does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class RemoveVoter:
     """One member less, for good: its disk's votes count no more."""
 
     broker_id: int
+    decided_on: tuple[int, ...] = ()
+    """As AddVoter's."""
 
 
 # --- from feature level 2 on ----------------------------------------------------------------------------

@@ -179,7 +179,9 @@ class Leader(Generic[W]):
 
     def _least_log_start(self) -> int:
         maximal, start = self.in_sync.maximal, self._ends.log_start
-        return min([start, *[f.log_start for f in self._followers if f.broker_id in maximal]])
+        # Who is about to join counts as it does for the high watermark (rule 6).
+        counting = [f.log_start for f in self._followers if f.is_joining or f.broker_id in maximal]
+        return min([start, *counting])
 
     def _at_log_start(self) -> list[W]:
         least = self._least_log_start()
@@ -333,8 +335,15 @@ class Leader(Generic[W]):
             follower.has_session
             and broker_id not in self.in_sync.committed.isr
             and self.in_sync.is_eligible(broker_id, follower.broker_epoch)
-            and (follower.is_joining or follower.end >= max(self.high_watermark, self.epoch_start))
+            and (follower.is_joining or self._has_caught_up(follower))
             and not self._lags(follower, now_ms)
+        )
+
+    def _has_caught_up(self, follower: Follower) -> bool:
+        """Also with what was deleted (rule 7): elected, it would bring that back."""
+        return (
+            follower.end >= max(self.high_watermark, self.epoch_start)
+            and follower.log_start >= self._ends.log_start
         )
 
     def _wanted(self, now_ms: int, *, is_tick: bool) -> WantedIsr | None:

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from millpond.wire.errors import BrokerNotReady, NotADataDirectory, StorageFailed, StorageFull
@@ -178,8 +179,8 @@ class MemberLog:
         await self._has_image.wait()
         if self._failure is not None:
             raise self._failure
-        if self._belonging is None and self._voter is None:
-            await self._belong(Part.FOLLOWER)
+        if self._belonging is None:  # once it votes, its disk does so with its metadata or never again
+            await self._belong(Part.FOLLOWER if self._voter is None else Part.VOTER)
 
     # --- the port ---------------------------------------------------------------------------------------
 
@@ -274,7 +275,7 @@ class MemberLog:
                 return Failed("its disk was a voter's, which was removed: only a new broker id can be added")
             if self._voter is None:
                 path = self._directory.path
-                await _on_disk(self._disk, self._directory, lambda: format_joiner(self._files, path))
+                await _on_disk(self._disk, self._directory, lambda: _format(self._files, path))
             if part is not Part.VOTER:
                 # Before it can say anything, and once there is a log: a disk that voted and has none is
                 # refused at its next start.
@@ -338,7 +339,7 @@ class MemberLog:
             self._fail(error)
 
     async def _stop_voting(self) -> None:
-        voter, self._voter = self._voter, None
+        voter = self._voter
         if voter is None:
             return
         assert self._watching is not None, "made with it"
@@ -346,6 +347,7 @@ class MemberLog:
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await voter.close()
+        self._voter = None  # last: whoever cuts this off comes here again, and it is closed then
 
     # --- the task ---------------------------------------------------------------------------------------
 
@@ -367,8 +369,11 @@ class MemberLog:
             self._wake.clear()
             self._subscriber.want(wanted=self._needs_subscription())
             if self._was_removed():
-                async with self._changing:
-                    await self._retire()
+                try:
+                    async with self._changing:
+                        await self._retire()
+                except (StorageFull, StorageFailed) as error:  # its word counts no more whenever it stops
+                    event(_log, logging.WARNING, "not_retired", error=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
@@ -407,6 +412,12 @@ class MemberLog:
             self._disk, self._directory, lambda: write_belonging(self._files, self._directory.path, belonging)
         )
         self._belonging = belonging
+
+
+def _format(files: Files, directory: Path) -> None:
+    """An empty log to vote with; the one of an attempt that came no further will do."""
+    if not is_formatted(files, directory):
+        format_joiner(files, directory)
 
 
 async def _on_disk(disk: Blocking, directory: DataDirectory, call: Callable[[], T]) -> T:

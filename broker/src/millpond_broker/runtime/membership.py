@@ -144,6 +144,8 @@ class Membership:
         try:
             await asyncio.wait((leaving, last), return_when=asyncio.FIRST_COMPLETED)
             is_last = last.done() and not leaving.done()
+            for ended in (task for task in (leaving, last) if task.done()):
+                ended.result()  # a mistake of ours is no word that nobody is left
         finally:
             leaving.cancel()
             last.cancel()

@@ -580,6 +580,7 @@ class Partitions:
 
     async def close(self, broker_epoch: int) -> None:
         """Close every log: durable, and said to be complete under that epoch. `run` has ended."""
+        self._followers.close()
         stopping = BrokerNotReady(reason="the broker is stopping")
         deleted = {partition for partition in self._held.values() if partition.state is State.CLOSED}
         for partition in self._held.values():

@@ -275,8 +275,13 @@ class StreamsToFollowers:
         owed, self._owed = self._owed, {}
         for partition, high_watermark in owed.items():
             partition.owe(high_watermark)
-            if partition.high_watermark > high_watermark:
+            if partition.leader is not None and partition.high_watermark > high_watermark:
                 self.tell_later(partition)
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+        if self._telling is not None:
+            self._telling.cancel()
 
 
 def _rank(hello: Hello) -> tuple[int, int]:

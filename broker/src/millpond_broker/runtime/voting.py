@@ -64,7 +64,8 @@ class Voting:
             raise BrokerNotReady(reason=f"broker {broker_id} has just been started anew")
         reached = running_voters(image).intersection(answer.reached)
         check_majority([*image.voters, broker_id], {*reached, broker_id}, f"with broker {broker_id}")
-        await self._metadata.propose(AddVoter(Voter(broker_id, broker.directory_id, broker.peer_address)))
+        voter = Voter(broker_id, broker.directory_id, broker.peer_address)
+        await self._metadata.propose(AddVoter(voter, tuple(image.voters)))
         return self._metadata.image
 
     async def remove(self, broker_id: int) -> MetadataImage:
@@ -84,7 +85,7 @@ class Voting:
             if self._leader == broker_id:
                 await self._hand_over(broker_id)
             try:
-                await self._metadata.propose(RemoveVoter(broker_id))
+                await self._metadata.propose(RemoveVoter(broker_id, tuple(image.voters)))
             except BrokerNotReady:
                 # It led, or came to lead; whoever leads refuses to remove itself.
                 if not attempts_left or self._leader not in (broker_id, None):

@@ -221,16 +221,20 @@ class Barrier(_message.Message):
     def __init__(self) -> None: ...
 
 class AddVoter(_message.Message):
-    __slots__ = ("voter",)
+    __slots__ = ("voter", "decided_on")
     VOTER_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_ON_FIELD_NUMBER: _ClassVar[int]
     voter: Voter
-    def __init__(self, voter: _Optional[_Union[Voter, _Mapping]] = ...) -> None: ...
+    decided_on: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, voter: _Optional[_Union[Voter, _Mapping]] = ..., decided_on: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RemoveVoter(_message.Message):
-    __slots__ = ("broker_id",)
+    __slots__ = ("broker_id", "decided_on")
     BROKER_ID_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_ON_FIELD_NUMBER: _ClassVar[int]
     broker_id: int
-    def __init__(self, broker_id: _Optional[int] = ...) -> None: ...
+    decided_on: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, broker_id: _Optional[int] = ..., decided_on: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RaiseFeatureLevel(_message.Message):
     __slots__ = ("level", "supporters")
