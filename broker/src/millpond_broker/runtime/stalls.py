@@ -38,6 +38,8 @@ class Stalls:
         """See whether it hangs."""
         seconds = self._syncer.pending_seconds
         was_stalled, self._is_stalled = self._is_stalled, seconds > FLUSH_STALL_SECONDS
+        if not self._is_stalled and not was_stalled:
+            return
         waiting = [partition for partition in self._held() if partition.options.waits_for_sync]
         if self._is_stalled:
             for partition in waiting:

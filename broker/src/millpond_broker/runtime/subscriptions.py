@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -105,44 +105,40 @@ class Subscriptions:
             end()
             stream.close()
 
-    def _news(self, image: MetadataImage, known: int) -> Iterator[Whole | Commands]:
+    def _news(self, image: MetadataImage, known: int) -> Sequence[Whole | Commands]:
         """All from that version on to this image."""
         if known >= image.version:
-            return
-        try:
-            yield from self._commands(image, known)
-        except LookupError:
-            if not (self._whole.version > known and self._is_kept(self._whole.version)):
-                self._whole = Whole(image.version, encode_snapshot(image))
-            yield self._whole
-            if self._whole.version < image.version:
-                yield from self._commands(image, self._whole.version)
+            return []
+        commands = self._commands(image, known)
+        if commands is not None:
+            return commands
+        if self._whole.version > known and (since := self._commands(image, self._whole.version)) is not None:
+            return [self._whole, *since]
+        self._whole = Whole(image.version, encode_snapshot(image))
+        return [self._whole]
 
-    def _is_kept(self, version: int) -> bool:
-        try:
-            list(self._commands(self._metadata.image, version))
-        except LookupError:
-            return False
-        return True
-
-    def _commands(self, image: MetadataImage, known: int) -> list[Commands]:
-        """Raises LookupError where they are not kept, or cannot be passed on."""
+    def _commands(self, image: MetadataImage, known: int) -> list[Commands] | None:
+        """None where they are not kept, or cannot be passed on."""
         messages: list[Commands] = []
         after, entries, size = known, list[tuple[int, bytes]](), 0
-        for entry in self._metadata.log.committed(known + 1):
-            if entry.index > image.version:
-                break
-            if isinstance(entry.envelope.command, Undecodable):
-                raise LookupError(f"entry {entry.index} is of a newer version")  # noqa: TRY004 - as `committed` says it
-            data = encode(entry.envelope)
-            if entries and size + len(data) > COMMANDS_BYTES_MAX:
-                messages.append(Commands(after, tuple(entries)))
-                after, entries, size = entries[-1][0], [], 0
-            entries.append((entry.index, data))
-            size += len(data)
-        if (entries[-1][0] if entries else after) != image.version:
-            raise LookupError(f"entries up to {image.version} are not there")
-        return [*messages, Commands(after, tuple(entries))]
+        try:
+            for entry in self._metadata.log.committed(known + 1):
+                if entry.index > image.version:
+                    break
+                if isinstance(entry.envelope.command, Undecodable):
+                    return None  # of a newer version
+                data = encode(entry.envelope)
+                if entries and size + len(data) > COMMANDS_BYTES_MAX:
+                    messages.append(Commands(after, tuple(entries)))
+                    after, entries, size = entries[-1][0], [], 0
+                entries.append((entry.index, data))
+                size += len(data)
+        except LookupError:
+            return None
+        if entries:
+            messages.append(Commands(after, tuple(entries)))
+            after = entries[-1][0]
+        return messages if after == image.version else None
 
 
 def votes(image: MetadataImage, broker_id: int, directory_id: str) -> bool:
