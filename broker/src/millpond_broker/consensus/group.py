@@ -33,6 +33,7 @@ from millpond_broker.consensus.metadata_log import (
     Ok,
     ProposeOutcome,
     Unknown,
+    Watchers,
 )
 from millpond_broker.consensus.peers import PeerEvents, PeerLinks
 from millpond_broker.consensus.raft.library import clock
@@ -102,7 +103,7 @@ class GroupMetadataLog:
         self._next_sequence = 1
         self._room = asyncio.Semaphore(options.in_flight_max)
         self._waiting: set[asyncio.Future[ProposeOutcome]] = set()  # at most in_flight_max
-        self._callbacks: dict[object, Callable[[MetadataImage], None]] = {}
+        self._watchers = Watchers()
         self._committed: deque[CommittedEntry] = deque(maxlen=options.committed_kept)
         self._committed_from = self._image.version + 1
         self._barrier_waiters: list[asyncio.Future[int]] = []
@@ -254,13 +255,7 @@ class GroupMetadataLog:
             raise OperationTimeout(what="barrier", timeout=timeout) from None
 
     def subscribe(self, callback: Callable[[MetadataImage], None]) -> Callable[[], None]:
-        token = object()
-        self._callbacks[token] = callback
-
-        def unsubscribe() -> None:
-            self._callbacks.pop(token, None)
-
-        return unsubscribe
+        return self._watchers.add(callback)
 
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:
         if from_index < self._committed_from:
@@ -337,8 +332,7 @@ class GroupMetadataLog:
                 if len(self._committed) == self._options.committed_kept:
                     self._committed_from = self._committed[0].index + 1
                 self._committed.append(entry)
-        for callback in list(self._callbacks.values()):
-            callback(self._image)
+        self._watchers.tell(self._image)
         for done, outcome in progress.outcomes:
             done(outcome)
 

@@ -59,6 +59,29 @@ class MetadataLogFailed(Exception):
     """The log of metadata cannot go on in this process, which has to end (rule 40)."""
 
 
+class Watchers:
+    """Who is called with each new image: what `MetadataLog.subscribe` promises, kept once."""
+
+    def __init__(self) -> None:
+        # One for each part of this broker that follows the metadata.
+        self._callbacks: dict[object, Callable[[MetadataImage], None]] = {}
+
+    def add(self, callback: Callable[[MetadataImage], None]) -> Callable[[], None]:
+        """What is returned ends it; any number of times."""
+        token = object()
+        self._callbacks[token] = callback
+
+        def end() -> None:
+            self._callbacks.pop(token, None)
+
+        return end
+
+    def tell(self, image: MetadataImage) -> None:
+        """Whoever comes or goes meanwhile counts from the next one on."""
+        for callback in list(self._callbacks.values()):
+            callback(image)
+
+
 class MetadataLog(Protocol):
     """See the module. All methods are for the event loop's thread."""
 

@@ -32,6 +32,7 @@ from millpond_broker.consensus.metadata_log import (
     Ok,
     ProposeOutcome,
     Unknown,
+    Watchers,
 )
 from millpond_broker.consensus.records import JournalDamaged
 from millpond_broker.consensus.snapshots import Snapshot
@@ -108,7 +109,7 @@ class SoloMetadataLog:
         self._queue: deque[_Proposal] = deque()
         self._writing: list[_Proposal] = []
         self._wake = asyncio.Event()
-        self._callbacks: dict[object, Callable[[MetadataImage], None]] = {}
+        self._watchers = Watchers()
         self._closing = False
         self._failure: Exception | None = None
         self._has_failed = asyncio.Event()
@@ -221,13 +222,7 @@ class SoloMetadataLog:
         return self._image.version
 
     def subscribe(self, callback: Callable[[MetadataImage], None]) -> Callable[[], None]:
-        token = object()
-        self._callbacks[token] = callback
-
-        def unsubscribe() -> None:
-            self._callbacks.pop(token, None)
-
-        return unsubscribe
+        return self._watchers.add(callback)
 
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:
         journal = self._store.journal
@@ -323,8 +318,7 @@ class SoloMetadataLog:
             self._writing = []
             return
         results = self._apply(entries)
-        for callback in list(self._callbacks.values()):
-            callback(self._image)
+        self._watchers.tell(self._image)
         for proposal, entry, result in zip(self._writing, entries, results, strict=True):
             proposal.settle(Ok(entry.index, result))
         self._writing = []

@@ -33,6 +33,7 @@ from millpond_broker.consensus.metadata_log import (
     MetadataLogFailed,
     NotApplied,
     ProposeOutcome,
+    Watchers,
 )
 from millpond_broker.consensus.snapshots import Snapshot
 from millpond_broker.consensus.store import format_joiner, is_formatted
@@ -112,7 +113,7 @@ class MemberLog:
         """Whether this disk was seen among the voters, in this start."""
         self._led_at = self._loop.time()
         self._doubt_until = float("-inf")
-        self._callbacks: dict[object, Callable[[MetadataImage], None]] = {}
+        self._watchers = Watchers()
         self._changing = asyncio.Lock()
         """Held while a voter's log is made or closed."""
         self._wake = asyncio.Event()
@@ -223,13 +224,7 @@ class MemberLog:
         return await self._voter.barrier(timeout)
 
     def subscribe(self, callback: Callable[[MetadataImage], None]) -> Callable[[], None]:
-        token = object()
-        self._callbacks[token] = callback
-
-        def unsubscribe() -> None:
-            self._callbacks.pop(token, None)
-
-        return unsubscribe
+        return self._watchers.add(callback)
 
     def committed(self, from_index: int) -> Iterator[CommittedEntry]:
         if self._voter is None:
@@ -318,8 +313,7 @@ class MemberLog:
         self._wake.set()
         if newest.cluster_id is not None:
             self._has_image.set()
-        for callback in list(self._callbacks.values()):
-            callback(newest)
+        self._watchers.tell(newest)
 
     async def _begin_to_vote(self) -> None:
         addresses = {**self._options.configured, **dict(voter_addresses(self._image))}
