@@ -21,6 +21,14 @@ STOP_SECONDS: Final = 40
 LOG_LINES_MAX: Final = 200_000
 EXPLAINED: Final = frozenset({"disk_hangs", "metadata_voter_hangs"})
 """Errors in a broker's log that standing still explains: whoever is paused notices that time has passed."""
+_LOSE: Final = """
+import os, pathlib, sys
+partition, size_bytes = sys.argv[1:]
+(directory,) = pathlib.Path("/var/lib/millpond/partitions").glob(partition + "-*")
+segment = max(directory.glob("*.log"))
+os.truncate(segment, max(0, segment.stat().st_size - int(size_bytes)))
+"""
+"""Run in a container beside a broker that is not running, with its data."""
 
 
 class Containers:
@@ -115,6 +123,25 @@ class Containers:
                 self.unpause(broker)
             elif status != "running":
                 self.start(broker)
+
+    def lose_tail(self, partition: str, size_bytes: int) -> None:
+        """What no cluster survives: all are killed, and none of their disks has the end of that partition any
+        more, though each had synced it. They start again and believe what is left.
+        """
+        for broker in BROKERS:
+            self.kill(broker)
+        for broker in BROKERS:
+            self._docker.containers.run(
+                self._of(broker).attrs["Config"]["Image"],
+                ["-c", _LOSE, partition, str(size_bytes)],
+                entrypoint="python3",
+                user="0:0",
+                network_mode="none",
+                volumes_from=[self._ids[broker]],
+                remove=True,
+            )
+        for broker in BROKERS:
+            self.start(broker)
 
     # --- what is seen of them -------------------------------------------------------------------------
 
