@@ -2,9 +2,9 @@
 
 The image and the compose file of `make up`, in a project of their own. Writers and readers are processes on
 this host with the SDK; the nemesis strikes through the Docker SDK; one line a second says how it stands. In
-the end all is healed, a process that knows nothing reads everything, and the checker judges the history of
-all of them. The result goes to docs/proofs.txt, the exit status says it too, and what failed leaves its
-history and logs in build/.
+the end all is healed, a process that knows nothing reads everything, the logs of all replicas are compared,
+and the checker judges the history of all of them. The result goes to docs/proofs.txt, the exit status says it
+too, and what failed leaves its history and logs in build/.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from docker.errors import DockerException
 
 import millpond
 from tests.chaos.containers import Containers
-from tests.chaos.judge import FRESH, judge, merged, pauses, write_history
+from tests.chaos.judge import FRESH, differences, judge, merged, pauses, write_history
 from tests.chaos.nemesis import NAMES, WHOLE_SECONDS_MAX, Nemesis
 from tests.chaos.observer import Observer
 from tests.chaos.report import Report
@@ -38,7 +38,9 @@ RESULTS: Final = Path("build")
 WARM_SECONDS: Final = 3.0
 """Of undisturbed work first: everybody has found its leaders."""
 LOST_BYTES: Final = 2000
-"""Some ten batches of a writer, so that what is lost was acknowledged."""
+"""Some dozens of records, so that most of what is lost was acknowledged."""
+SAME_LOOKS: Final = 10
+"""A second apart, for the last batches to reach all replicas."""
 SHOWN_MAX: Final = 3
 """Of each kind of what is wrong: one fault makes hundreds of the same."""
 
@@ -105,7 +107,18 @@ class Run:
             await asyncio.to_thread(self._containers.lose_tail, f"{TOPIC}-0", LOST_BYTES)
         await self._workers.start(FRESH, FRESH)
         self.failures += await self._workers.wait(FRESH)
+        self.failures += await self._replicas_differ()
         self.failures += await asyncio.to_thread(self._containers.faults)
+
+    async def _replicas_differ(self) -> list[str]:
+        """Nobody writes any more: soon all have the same, down to what was never acknowledged."""
+        found: list[str] = []
+        for _ in range(SAME_LOOKS):
+            found = differences(await asyncio.to_thread(self._containers.logs_on_disk))
+            if not found:
+                break
+            await asyncio.sleep(1.0)
+        return found
 
     @asynccontextmanager
     async def _observing(self) -> AsyncIterator[None]:

@@ -29,6 +29,22 @@ segment = max(directory.glob("*.log"))
 os.truncate(segment, max(0, segment.stat().st_size - int(size_bytes)))
 """
 """Run in a container beside a broker that is not running, with its data."""
+_DIGEST: Final = """
+import hashlib, json, pathlib, struct
+found = {}
+for directory in pathlib.Path("/var/lib/millpond/partitions").iterdir():
+    digest, end = hashlib.sha256(), 0
+    for segment in sorted(directory.glob("*.log")):
+        data, at = segment.read_bytes(), 0
+        while len(data) - at >= 20:
+            (length,) = struct.unpack_from(">i", data, at + 16)
+            digest.update(data[at + 8 : at + 20 + length])
+            at, end = at + 20 + length, end + 1
+    found[directory.name.rpartition("-")[0]] = f"{end} batches, {digest.hexdigest()[:16]}"
+print(json.dumps(found))
+"""
+"""Run beside a broker that runs: what its logs hold, but for the 8 bytes before each batch, which are its
+own."""
 
 
 class Containers:
@@ -158,6 +174,17 @@ class Containers:
                 found.append(f"broker {broker} ended by itself, {restarts} times")
             lines = container.logs(tail=LOG_LINES_MAX).decode(errors="replace").splitlines()
             found += [f"broker {broker}: {line[:500]}" for line in lines if _is_fault(line)]
+        return found
+
+    def logs_on_disk(self) -> dict[int, dict[str, str]]:
+        """For each broker, for each partition, a digest of the batches that its own log has."""
+        found = {}
+        for broker in BROKERS:
+            status, output = self._of(broker).exec_run(["python3", "-c", _DIGEST])
+            assert isinstance(output, bytes), "asked for whole, not as a stream"
+            if status:
+                raise RuntimeError(f"the logs of broker {broker}: {output.decode(errors='replace')[-2000:]}")
+            found[broker] = json.loads(output)
         return found
 
     def save_logs(self, directory: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +95,18 @@ def judge(history: Sequence[Operation]) -> Verdict:
     return Verdict(
         acknowledged=len(acknowledged), read_fresh=len(read), operations=len(history), anomalies=anomalies
     )
+
+
+def differences(on_disk: Mapping[int, Mapping[str, str]]) -> list[str]:
+    """Where replicas do not have the same batches, by broker and partition: once nobody writes any more, and
+    all are in sync. Whoever reads sees one of them only.
+    """
+    partitions = sorted({partition for logs in on_disk.values() for partition in logs})
+    return [
+        f"replicas-differ {partition}: {told}"
+        for partition in partitions
+        if len(set((told := {broker: logs.get(partition) for broker, logs in on_disk.items()}).values())) > 1
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,11 +76,13 @@ class Report:
         standing = self._timeline.between(pause.partition, pause.began_at, pause.ended_at)
         began = datetime.fromtimestamp(time.time() - time.monotonic() + pause.began_at, UTC)
         words = [f"{pause.partition} from {began:%H:%M:%S.%f}"[:-3]]
-        if standing.too_few:
+        if standing.unheard > FEW_SECONDS:
+            words.append(f"{standing.unheard:.2f} s of it with no broker that serves")
+        if standing.too_few > FEW_SECONDS:
             words.append(
                 f"{standing.too_few:.2f} s of it with fewer than {self._timeline.min_insync} in sync"
             )
-        if standing.leaderless:
+        if standing.leaderless > FEW_SECONDS:
             words.append(f"{standing.leaderless:.2f} s of it without a leader")
         others = [
             str(other)

@@ -25,8 +25,8 @@ from millpond._transport.translate import update_of
 from millpond.v1 import metadata_pb2
 
 METADATA: Final = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
-SILENCE_SECONDS_MAX: Final = 5.0
-"""A broker tells its watchers every second or so that it is there; one that does not is connected to anew."""
+SILENCE_SECONDS_MAX: Final = 3.0
+"""A broker tells its watchers every second that it is there; one that does not is connected to anew."""
 AGAIN_SECONDS: Final = 0.2
 
 
@@ -45,6 +45,8 @@ class Stood:
 class Standing:
     """Of a stretch of time, the seconds in which writes could not be acknowledged as the metadata stood."""
 
+    unheard: float = 0.0
+    """No broker told anything: none runs, or none is ready yet."""
     leaderless: float = 0.0
     too_few: float = 0.0
     """Led, with fewer in sync than the topic wants."""
@@ -57,6 +59,8 @@ class Timeline:
         self._topic = topic
         self.min_insync = min_insync
         self._stood: defaultdict[str, list[Stood]] = defaultdict(list)
+        self._heard: list[tuple[float, int]] = [(0.0, 0)]
+        """From when on how many brokers told us what they know."""
 
     def note(self, number: int, told: PartitionView, now: float) -> None:
         """Somebody's metadata have that. Nobody's go back, but some have them later than others."""
@@ -65,6 +69,10 @@ class Timeline:
         if not before or told.partition_epoch > before[-1].partition_epoch:
             before.append(Stood(now, partition, told.partition_epoch, told.leader, told.isr))
 
+    def heard(self, more: int, now: float) -> None:
+        """So many brokers more, or fewer, tell what they know."""
+        self._heard.append((now, self._heard[-1][1] + more))
+
     def between(self, partition: str, began_at: float, ended_at: float) -> Standing:
         """Of that partition, in that time. Before anything was told of it, it is taken to have been well."""
         known = self._stood[partition]
@@ -72,12 +80,22 @@ class Timeline:
         ends = [*(stood.time for stood in known[first + 1 :]), ended_at]
         leaderless = too_few = 0.0
         for stood, until in zip(known[first:], ends, strict=False):
-            seconds = max(0.0, min(until, ended_at) - max(stood.time, began_at))
+            seconds = self._heard_between(max(stood.time, began_at), min(until, ended_at))
             if stood.leader is None:
                 leaderless += seconds
             elif len(stood.isr) < self.min_insync:
                 too_few += seconds
-        return Standing(leaderless, too_few)
+        unheard = ended_at - began_at - self._heard_between(began_at, ended_at)
+        return Standing(unheard, leaderless, too_few)
+
+    def _heard_between(self, began_at: float, ended_at: float) -> float:
+        """Seconds of that time in which some broker told what it knows."""
+        ends = [*(time for time, _ in self._heard[1:]), float("inf")]
+        return sum(
+            max(0.0, min(until, ended_at) - max(since, began_at))
+            for (since, brokers), until in zip(self._heard, ends, strict=True)
+            if brokers
+        )
 
     def _all(self) -> Iterator[Stood]:
         yield from sorted((each for known in self._stood.values() for each in known), key=attrgetter("time"))
@@ -98,7 +116,13 @@ class Timeline:
             link = Link(address, "chaos-timeline", lambda: None)
             call = link.watch(METADATA, "Watch", metadata_pb2.WatchRequest())
             try:
-                await self._follow(call)
+                self._take(await _next(call))
+                self.heard(1, time.monotonic())
+                try:
+                    while True:
+                        self._take(await _next(call))
+                finally:
+                    self.heard(-1, time.monotonic())
             except (TimeoutError, grpc.aio.AioRpcError):
                 pass  # it is struck, or stops: what it would have told, others tell
             finally:
@@ -106,13 +130,17 @@ class Timeline:
                 await link.close()
             await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _follow(self, call: Any) -> None:
-        while True:
-            async with asyncio.timeout(SILENCE_SECONDS_MAX):
-                update = await call.read()
-            if update is grpc.aio.EOF:
-                return
-            for topic in update_of(update, whole=True).topics if update.HasField("changed") else ():
-                if topic.name == self._topic:
-                    for number, told in enumerate(topic.partitions):
-                        self.note(number, told, time.monotonic())
+    def _take(self, update: metadata_pb2.MetadataUpdate) -> None:
+        for topic in update_of(update, whole=True).topics if update.HasField("changed") else ():
+            if topic.name == self._topic:
+                for number, told in enumerate(topic.partitions):
+                    self.note(number, told, time.monotonic())
+
+
+async def _next(call: Any) -> metadata_pb2.MetadataUpdate:
+    """Raises TimeoutError, also at the end of the stream."""
+    async with asyncio.timeout(SILENCE_SECONDS_MAX):
+        update = await call.read()
+    if not isinstance(update, metadata_pb2.MetadataUpdate):
+        raise TimeoutError("the stream is over")
+    return update

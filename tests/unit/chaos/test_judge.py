@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.chaos.judge import FRESH, Pause, judge, merged, pauses, summary, write_history
+from tests.chaos.judge import FRESH, Pause, differences, judge, merged, pauses, summary, write_history
 from tests.chaos.nemesis import Strike
 from tests.sim.history.operations import FAIL, INFO, INVOKE, OK, Assign, Operation, Poll, Send
 
@@ -86,6 +86,13 @@ def test_histories_are_merged_by_time_and_a_torn_last_line_is_none(tmp_path: Pat
     with (tmp_path / "two.jsonl").open("a") as file:
         file.write('{"time": 9.0, "process": "w", "ki')
     assert list(merged(tmp_path.glob("*.jsonl"))) == SENT
+
+
+def test_replicas_that_have_other_batches_are_told() -> None:
+    same = {"t-0": "2 batches, aa", "t-1": "1 batches, bb"}
+    assert differences({1: same, 2: same, 3: same}) == []
+    found = differences({1: same, 2: same | {"t-1": "1 batches, cc"}, 3: {"t-0": "2 batches, aa"}})
+    assert found == ["replicas-differ t-1: {1: '1 batches, bb', 2: '1 batches, cc', 3: None}"]
 
 
 def _strike(began_at: float, healing_at: float, *, from_heal: bool = False) -> Strike:

@@ -21,6 +21,7 @@ def _told(epoch: int, leader: int | None, *isr: int) -> PartitionView:
 def _timeline() -> Timeline:
     """Whole until 10; one in sync until 13; nobody leads until 14; whole again."""
     timeline = Timeline("t", min_insync=2)
+    timeline.heard(1, 0.5)
     timeline.note(0, _told(1, 1, 1, 2, 3), 5.0)
     timeline.note(0, _told(2, 1, 1), 10.0)
     timeline.note(0, _told(3, None, 1), 13.0)
@@ -35,6 +36,17 @@ def test_of_a_stretch_of_time_it_says_how_long_writes_could_not_be_acknowledged(
     assert timeline.between("t-0", 13.5, 13.75) == Standing(leaderless=0.25, too_few=0.0)
     assert timeline.between("t-0", 1.0, 9.0) == timeline.between("t-0", 14.0, 99.0) == Standing()
     assert timeline.between("t-1", 1.0, 99.0) == Standing(), "nothing was told of it"
+
+
+def test_the_time_in_which_no_broker_serves_is_told_by_itself() -> None:
+    timeline = Timeline("t", min_insync=2)
+    timeline.heard(1, 1.0)
+    timeline.heard(1, 2.0)
+    timeline.note(0, _told(1, 1, 1), 3.0)
+    timeline.heard(-1, 4.0)
+    timeline.heard(-1, 5.0)
+    timeline.heard(1, 8.0)
+    assert timeline.between("t-0", 4.5, 9.0) == Standing(unheard=3.0, too_few=1.5)
 
 
 def test_metadata_that_somebody_has_later_than_others_change_nothing() -> None:
