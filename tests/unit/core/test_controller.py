@@ -23,6 +23,7 @@ from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage
 from millpond_broker.core.placement import assign
 from millpond_broker.core.requests import new_partitions, new_topic
 from tests.unit.core.clusters import alive, change, cluster, id_of, registration, topic
+from tests.unit.core.replicas import replicated
 
 NOW_MS = 1_700_000_000_000
 
@@ -164,6 +165,26 @@ def test_a_request_that_means_nothing_is_refused_before_it_is_proposed(
     c.must(topic("there", (1,)))
     with pytest.raises(error):
         asked(c.image, **of)
+
+
+def test_brokers_that_are_away_hold_what_the_others_are_too_few_for() -> None:
+    """A topic that is made in the middle of a restart is not one replica short for ever."""
+    c = replicated(1, 2, 3, 4)
+    c.fence(3)
+    c.must(asked(c.image, "elsewhere"))
+    assert all(set(state.replicas) == {1, 2, 4} for state in c.image.topics[id_of("elsewhere")].partitions)
+    c.fence(1)
+    c.must(asked(c.image, replicas=3))
+    for state in c.image.topics[id_of("orders")].partitions:
+        assert set(state.replicas) == {1, 2, 4}, "of those that are away, who went last"
+        assert set(state.isr) == {2, 4}
+        assert state.leader in state.isr
+    assert sorted(state.target[0] for state in c.image.topics[id_of("orders")].partitions) == [1, 2, 4]
+    c.must(new_partitions(c.image, id_of("orders"), 4))
+    assert set(c.partition("orders", 3).replicas) == {1, 2, 4}
+    c.fence(2, 4)
+    with pytest.raises(NotEnoughBrokers):
+        asked(c.image, "nobody-leads", replicas=1)
 
 
 def test_the_largest_topic_and_the_smallest_are_made() -> None:
