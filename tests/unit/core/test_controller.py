@@ -17,7 +17,7 @@ from millpond.wire.errors import (
     UnknownTopic,
 )
 from millpond_broker.core import controller
-from millpond_broker.core.commands import ChangePartitions, CreateTopic
+from millpond_broker.core.commands import ChangePartitions, CreateTopic, SetTopicConfig
 from millpond_broker.core.controller import elect, plan
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage
 from millpond_broker.core.placement import assign
@@ -113,6 +113,24 @@ def test_what_is_elected_from_the_elr_applies() -> None:
     (command,) = plan(c.image, alive(c.image, 2, 3), NOW_MS)
     assert c.must(command).value == ()
     assert c.partition("orders") == PartitionImage(2, 1, 2, (1, 2, 3), (2,), (1, 3))
+
+
+def test_what_is_as_it_was_can_be_told_by_looking() -> None:
+    """A broker places again only what changed, out of a thousand partitions."""
+    c = cluster(1, 2)
+    c.must(topic("orders", (1, 2), (2, 1), (1, 2)))
+    before = c.image.topics[id_of("orders")]
+    assert [number for number, _ in before.changed_since(None)] == [0, 1, 2]
+    c.must(ChangePartitions((change("orders", before.partitions[1], number=1, isr=(2,)),)))
+    now = c.image.topics[id_of("orders")]
+    assert list(now.changed_since(before)) == [(1, now.partitions[1])]
+    c.must(new_partitions(c.image, id_of("orders"), 4))
+    assert [number for number, _ in c.image.topics[id_of("orders")].changed_since(now)] == [3]
+    now = c.image.topics[id_of("orders")]
+    c.must(SetTopicConfig(id_of("orders"), (("retention_ms", "5"),), (), None))
+    assert len(list(c.image.topics[id_of("orders")].changed_since(now))) == 4, (
+        "under other rules, all of them"
+    )
 
 
 # --- requests ----------------------------------------------------------------------------------------
