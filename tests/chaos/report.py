@@ -42,7 +42,7 @@ class Report:
                 line += f"; whole {strike.whole_at - strike.healed_at:.1f} s after it was healed"
             print(line)
         enough, few = self._alone(is_enough=True), self._alone(is_enough=False)
-        more = [pause for strike, pause in self._each() if strike.counts_from_heal]
+        more = [pause for strike, pause in self._each() if strike.is_whole and strike.counts_from_heal]
         wanted = self._timeline.min_insync
         print(f"one broker struck, {wanted} or more in sync all the time: {_summary(enough)}")
         print(f"one broker struck, fewer than {wanted} in sync for some of it: {_summary(few)}")
@@ -61,7 +61,9 @@ class Report:
         return [
             pause
             for strike, pause in self._each()
-            if not strike.counts_from_heal and (self._too_few(pause) < FEW_SECONDS) is is_enough
+            if strike.is_whole
+            and not strike.counts_from_heal
+            and (self._too_few(pause) < FEW_SECONDS) is is_enough
         ]
 
     def _too_few(self, pause: Pause | None) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout, UnsupportedFormat
-from millpond_broker.core.commands import REPLICATION_LEVEL, RegisterBroker, StopBroker
+from millpond_broker.core.commands import REPLICATION_LEVEL, Barrier, RegisterBroker, StopBroker
 from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.asking import Target, Unanswered, ask_once
@@ -174,6 +174,7 @@ class Membership:
         """Where too few would be in sync without this broker, and somebody will be soon: go on until then.
         Who is away is not waited for, nor is who stops as well.
         """
+        await self.metadata.propose(Barrier(), STOP_PROPOSAL_SECONDS_MAX)  # who came a moment ago counts
         if not self._is_needed(self.metadata.image):
             return
         event(_log, logging.INFO, "waits_for_replicas", broker=self.broker_id)
