@@ -19,9 +19,32 @@ IDLE_SECONDS: Final = 1.0
 """A watch on which nothing changes gets a sign of life so often: what hangs is found out by its silence, well
 before the connection is."""
 
-OUT_OF_TOUCH_MAX: Final = 3
-"""So many signs of life in a row without a lease: this broker may be cut off from the others, and whoever
-watches it would never hear who leads now. Another broker may know more."""
+LOOK_SECONDS: Final = 0.5
+"""How often a watch on which nothing changes asks whether this broker is still in touch."""
+
+LOST_SECONDS: Final = 0.5
+"""Without a lease, after there was one: this broker may be cut off from the others, and whoever watches it
+and goes on sending to it does not hear who leads by now. Another broker may know more."""
+
+NEVER_SECONDS: Final = 3.0
+"""Likewise, where there was none to begin with: maybe nobody has one, and each new watch costs an image."""
+
+
+class Touch:
+    """Whether a watch is of use: its broker hears of the controller."""
+
+    def __init__(self) -> None:
+        self._was_there = False
+        self._lost_at: float | None = None
+
+    def is_lost(self, now: float, *, is_in_touch: bool) -> bool:
+        """Whether the watch is to end, at that time of a clock that only goes forward."""
+        if is_in_touch:
+            self._was_there, self._lost_at = True, None
+            return False
+        if self._lost_at is None:
+            self._lost_at = now
+        return now - self._lost_at >= (LOST_SECONDS if self._was_there else NEVER_SECONDS)
 
 
 class MetadataService:
@@ -49,17 +72,21 @@ class MetadataService:
             parse(metadata_pb2.WatchRequest, data)
             async with self._broker.watch_stream() as feed:
                 known: MetadataImage | None = None
-                out_of_touch = 0
-                while out_of_touch < OUT_OF_TOUCH_MAX:  # or until the client leaves, or the feed ends
+                touch, clock = Touch(), asyncio.get_running_loop().time
+                told_at = clock()
+                # Or until the client leaves, or the feed ends.
+                while not touch.is_lost(clock(), is_in_touch=self._broker.is_in_touch()):
                     try:
-                        async with asyncio.timeout(IDLE_SECONDS):
+                        async with asyncio.timeout(LOOK_SECONDS):
                             image = await feed.newer_than(known)
                     except TimeoutError:
-                        out_of_touch = 0 if self._broker.is_in_touch() else out_of_touch + 1
-                        await context.write(b"")
-                        continue
-                    await context.write(self._update(known, image).SerializeToString())
-                    known = image
+                        if clock() - told_at < IDLE_SECONDS:
+                            continue
+                        update = b""
+                    else:
+                        update, known = self._update(known, image).SerializeToString(), image
+                    await context.write(update)
+                    told_at = clock()
                 raise BrokerNotReady(reason="it has not heard of the controller for a while")
         except MillpondError as error:
             await refuse(context, error)
