@@ -189,6 +189,7 @@ def test_without_a_broker_the_status_says_which_and_what_to_do(tmp_path: Path) -
             assert status["healthy"] == (not names - {"not_preferred"})
         text = cli.text("cluster", "status")
         assert "1 broker not running: broker 3 (fenced, " in text
+        assert ": connection refused)" in text
         assert "3 partitions with fewer replicas in sync than they have: orders/0, orders/1, orders/2" in text
         one.end()
 

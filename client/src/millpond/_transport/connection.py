@@ -58,7 +58,7 @@ DESCRIBE_S: Final = 5.0
 RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
 """Between rounds over all addresses: a broker that restarts is found within a second of being back."""
 
-_NOTHING: Final = metadata_pb2.DescribeRequest(topics=["."])
+NOTHING: Final = metadata_pb2.DescribeRequest(topics=["."])
 """Asks for a topic that no cluster has, since none may have that name."""
 
 _log: Final = logging.getLogger("millpond")
@@ -375,7 +375,7 @@ class Connection:
         while True:
             await asyncio.sleep(SILENT_S)
             try:
-                await link.call(METADATA, "Describe", _NOTHING, SIGN_OF_LIFE_S)
+                await link.call(METADATA, "Describe", NOTHING, SIGN_OF_LIFE_S)
             except (OperationTimeout, ClusterUnavailable):
                 patience.reschedule(self._loop.time())
                 return
