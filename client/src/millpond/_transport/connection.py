@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from millpond._core.cluster import ClusterView, TopicView, addresses_of
+from millpond._core.cluster import PEER_PORT, ClusterView, TopicView, addresses_of
 from millpond._core.retry import Backoff, Deadline
 from millpond._transport.link import REFUSED, Link
 from millpond._transport.tasks import Tasks
@@ -32,6 +32,7 @@ from millpond.wire.errors import (
     NotController,
     OperationTimeout,
     UnknownTopic,
+    UnsupportedFormat,
 )
 
 T = TypeVar("T")
@@ -434,6 +435,8 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             told = self.link(address).error_of(error, "Watch")
             tried = told.tried.get(address) if isinstance(told, ClusterUnavailable) else None
+            if isinstance(told, UnsupportedFormat):
+                tried = PEER_PORT
             self._tried[address] = tried or str(told)
         except (ValueError, TypeError) as error:  # what cannot be translated is that broker's fault alone
             self._tried[address] = f"metadata that makes no sense: {error}"
