@@ -194,6 +194,17 @@ def test_without_a_broker_the_status_says_which_and_what_to_do(tmp_path: Path) -
         one.end()
 
 
+def test_the_other_ports_of_a_broker_are_told_by_what_they_are(tmp_path: Path) -> None:
+    first = free_ports(1)[0]
+    with up(tmp_path, "--ephemeral", "--brokers", "2", "--port", str(first)) as one:
+        cli = Cli(one.ready["bootstrap"])
+        for port, is_what in ((first + 1, "it speaks gRPC, but is no port"), (first + 2, "it speaks HTTP: ")):
+            line = cli.refusal("topic", "list", "-b", f"127.0.0.1:{port}", "--timeout", "3")
+            assert is_what in line
+            assert f"try -b 127.0.0.1:{first}" in line
+        one.end()
+
+
 def test_brokers_do_not_outlive_one_that_is_killed_and_the_next_tidies_up(tmp_path: Path) -> None:
     with up(tmp_path, "--ephemeral", "--port", "0") as one:
         os.kill(one.pid(1), signal.SIGSTOP)

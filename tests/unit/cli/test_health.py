@@ -206,3 +206,16 @@ def test_the_screen_says_how_old_it_is(
     assert (told_json["told_by"], told_json["unheard_seconds"]) == (1, 14.3)
     assert command(["cluster", "brokers"]) == 0
     assert "broker 1 has heard of no controller for 14 s" in capsys.readouterr().err
+
+
+def test_a_command_that_is_advised_reaches_the_same_cluster(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = told(THREE, topic(replace(WELL, leader=2)))
+    monkeypatch.setattr(cluster, "with_client", lambda *_: found)
+    for words, reach in (([], ""), (["-b", "b1:7070"], " -b b1:7070")):
+        assert command(["cluster", "status", *words]) == 0
+        assert capsys.readouterr().out.endswith(f"or: millpond cluster elect-leaders{reach}\n")
+        assert command(["cluster", "status", "-o", "json", *words]) == 0
+        (problem,) = json.loads(capsys.readouterr().out)["problems"]
+        assert problem["do"].endswith(f"elect-leaders{reach}")

@@ -9,6 +9,7 @@ import click
 
 from millpond.cli.app import CommandGroup
 from millpond.cli.health import problems_of, seen_of
+from millpond.cli.hints import here
 from millpond.cli.output import counted, print_json, print_table, say
 from millpond.cli.session import Common, common, with_client
 
@@ -45,7 +46,7 @@ def brokers(common: Common) -> None:
 
     found = with_client(common, work)
     if not found.current:
-        say(f"millpond: {_how_old(found)}; see: millpond cluster status")
+        say(here(f"millpond: {_how_old(found)}; see: millpond cluster status{{b}}"))
     if common.json:
         for broker in found.brokers:
             print_json(broker.as_dict())
@@ -84,7 +85,7 @@ def status(common: Common) -> None:
     healthy = not any(problem.harmful for problem in problems)
     if common.json:
         age = {"told_by": found.told_by, "unheard_seconds": round(found.unheard_seconds, 3)}
-        told = [problem.as_dict() for problem in problems]
+        told = [{**problem.as_dict(), "do": here(problem.do)} for problem in problems]
         print_json({"healthy": healthy, "current": found.current, **age, **facts, "problems": told})
         return
     for name, value in {"healthy": "yes" if healthy else "no", **facts}.items():
@@ -94,7 +95,7 @@ def status(common: Common) -> None:
     print()
     print_table("ID ADDRESS STATE ANSWERS CONTROLLER LEADS REPLICAS".split(), _shares(found, topics))
     for problem in problems:
-        print(f"\n{problem.line}\n    {problem.do}")
+        print(f"\n{problem.line}\n    {here(problem.do)}")
 
 
 def _shares(status: ClusterStatus, topics: Sequence[TopicDescription]) -> list[tuple[object, ...]]:

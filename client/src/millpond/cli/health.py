@@ -1,7 +1,7 @@
 """Is the cluster healthy, and if not, what is wrong and what can be done: judged from what it says of itself.
 
-Values in, values out; `millpond cluster status` shows them. Internal topics count. What is told may be old,
-and brokers silent: then a partition is judged by those that answer.
+Values in, values out; `millpond cluster status` shows them, with `{b}` as `hints` has it. Internal topics
+count. What is told may be old, and brokers silent: then a partition is judged by those that answer.
 """
 
 from __future__ import annotations
@@ -95,14 +95,16 @@ _OF_PARTITIONS: Final = (
         "offline",
         lambda placed: placed.is_offline,
         "without a leader, and none of whose brokers runs",
-        "start the brokers of their replicas (millpond topic describe TOPIC); nothing else has their records",
+        "start the brokers of their replicas (millpond topic describe TOPIC{b}); nothing else has their"
+        " records",
     ),
     _Kind(
         "without_leader",
         lambda placed: not placed.is_led and not placed.is_offline and not placed.leader_is_silent,
         "without a leader",
-        "start the brokers that were in sync last (ELR in millpond topic describe TOPIC); if their disks are"
-        " gone: millpond cluster elect-leaders --topic TOPIC --partition P --unclean, which loses records",
+        "start the brokers that were in sync last (ELR in millpond topic describe TOPIC{b}); if their disks"
+        " are gone: millpond cluster elect-leaders --topic TOPIC --partition P --unclean{b}, which loses"
+        " records",
     ),
     _Kind(
         "leader_silent",
@@ -126,7 +128,7 @@ _OF_PARTITIONS: Final = (
         "not_preferred",
         lambda placed: placed.is_led_by_another,
         "led by another broker than the preferred one",
-        "wait some seconds, or: millpond cluster elect-leaders",
+        "wait some seconds, or: millpond cluster elect-leaders{b}",
         harmful=False,
     ),
 )
