@@ -314,7 +314,7 @@ class Admin:
         )
 
     async def brokers(self, *, timeout: float | None = None) -> list[BrokerDescription]:
-        """Every broker of the cluster, by id."""
+        """Every broker of the cluster, by id, as whoever answers has heard of it: `status` says when."""
         # No topic has an empty name, and no name at all would ask for every topic.
         _, brokers, controller = await calls.describe(
             self._connection, ("",), self._connection.deadline(timeout)
