@@ -7,7 +7,9 @@ import http.client
 import re
 from collections.abc import Awaitable, Callable
 
+import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2
 
 import millpond
 from millpond.admin import ClusterStatus
@@ -30,6 +32,18 @@ def get(three: LocalCluster, broker: int, path: str) -> tuple[int, str]:
         return answer.status, answer.read().decode()
     finally:
         connection.close()
+
+
+async def serving(address: str) -> bool:
+    """What gRPC's standard health check is told."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        answer: health_pb2.HealthCheckResponse = await check(health_pb2.HealthCheckRequest(), timeout=10)
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def when(
@@ -59,8 +73,10 @@ async def test_who_is_left_of_three_knows_how_old_its_knowledge_is_and_is_not_re
     controller = await controller_of(client) - 1
     left = controller if is_controller else (controller + 1) % 3
     others = [broker for broker in range(3) if broker != left]
-    async with millpond.connect(three.bootstrap.split(",")[left], timeout=10.0) as by_the_one:
+    address = three.bootstrap.split(",")[left]
+    async with millpond.connect(address, timeout=10.0) as by_the_one:
         well = await by_the_one.admin.status()
+        assert await serving(address)
         assert (well.current, harmful(well), well.silent) == (True, [], {})
         for broker in others:
             three.kill(broker)
@@ -76,6 +92,9 @@ async def test_who_is_left_of_three_knows_how_old_its_knowledge_is_and_is_not_re
         assert harmful(found)[:2] == ["out_of_touch", "not_running"]
         async with asyncio.timeout(SEEN_S):
             while (ready := await asyncio.to_thread(get, three, left, "/readyz"))[0] != 503:
+                await asyncio.sleep(0.1)
+        async with asyncio.timeout(SEEN_S):
+            while await serving(address):
                 await asyncio.sleep(0.1)
         assert ready[1].startswith("out of touch: no controller has answered for ")
         assert (await asyncio.to_thread(get, three, left, "/healthz"))[0] == 200
