@@ -8,6 +8,7 @@ however that happens: the broker then stops (`--exit-with-parent`). Its stderr i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from millpond._local.waiting import Steps, Wait
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
@@ -72,6 +73,7 @@ class BrokerProcess:
         self._release()
         self._output, self._is_asked, self.is_paused = b"", False, False
         with self._log.open("ab") as log:
+            _mark(log)
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 self._command,
                 stdin=subprocess.PIPE,
@@ -239,6 +241,26 @@ class BrokerProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self._process = None
+
+
+def _mark(log: BinaryIO) -> None:
+    """Lock a log for as long as the process lives that is given it as its stderr: a lock belongs to what was
+    opened, not to who opened it, and the last to have that open drops it by ending, however that happens.
+    """
+    with contextlib.suppress(OSError):  # somebody else's lock, or a file system that has none: it is a mark
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def still_runs(log: Path) -> bool:
+    """Whether a process lives that was started with that log, by whomever."""
+    try:
+        with log.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no log, or there are no locks: nobody is known
+        return False
+    return False
 
 
 def _environment() -> dict[str, str]:
