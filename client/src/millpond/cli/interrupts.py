@@ -18,7 +18,9 @@ NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """Within the block these signals end nothing by themselves. For the main thread."""
+    """Within the block the first of these signals ends nothing by itself; before there is an event loop the
+    second one raises KeyboardInterrupt. For the main thread.
+    """
 
     def __init__(self) -> None:
         self._before: dict[signal.Signals, Any] = {}
@@ -48,6 +50,8 @@ class Interrupts:
         # Between any two instructions of the main thread: it only leaves word, and raises nothing.
         if self._call is None:
             self._untold += 1
+            if self._untold > 1:  # whoever is asked twice is to stop where it stands; nothing runs yet
+                raise KeyboardInterrupt
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed: all there was to stop has been stopped
             self._call()
