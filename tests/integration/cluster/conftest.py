@@ -46,7 +46,10 @@ async def client(three: LocalCluster, all_run: None) -> AsyncIterator[Client]:
 
 @pytest_asyncio.fixture
 async def topic(client: Client) -> AsyncIterator[str]:
-    """A topic of three partitions with three replicas, each led by another broker."""
+    """A topic of three partitions with three replicas, each led by another broker: all of them run, also on a
+    machine so busy that one has just been taken for lost.
+    """
+    await healed(client, elect=False)
     name = f"t-{uuid.uuid4().hex[:8]}"
     made = await client.admin.create_topic(name, partitions=3)
     assert (made.replicas, made.min_insync) == (3, 2)

@@ -78,6 +78,23 @@ async def test_a_partition_moves_and_the_command_waits_until_it_has(
     assert {broker["address"] for broker in brokers} == set(three.bootstrap.split(","))
 
 
+async def test_a_topic_that_is_made_while_a_broker_is_away_is_held_by_it_as_well(
+    three: LocalCluster, client: Client, topic: str
+) -> None:
+    three.kill(2)
+    made = await client.admin.create_topic(f"{topic}-meanwhile", partitions=3)
+    assert (made.replicas, made.min_insync) == (3, 2)
+    async with client.producer() as producer:
+        for partition in range(3):
+            await producer.send(made.name, b"here", partition=partition)
+    await three.aio.restart(2)
+    await healed(client)
+    described = await client.admin.describe_topic(made.name)
+    assert all(sorted(partition.replicas) == [1, 2, 3] for partition in described.partitions)
+    assert sorted(partition.replicas[0] for partition in described.partitions) == [1, 2, 3]
+    await client.admin.delete_topic(made.name)
+
+
 async def test_what_cannot_be_is_refused_by_name(three: LocalCluster, client: Client, topic: str) -> None:
     with pytest.raises(NotEnoughBrokers):
         await client.admin.create_topic(f"{topic}-wide", replicas=4)

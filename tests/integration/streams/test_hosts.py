@@ -65,7 +65,7 @@ async def test_the_streams_of_a_killed_process_end_at_once(broker: MakeBroker) -
             assert await wait - killed_at < 0.5
         with pytest.raises(PeerUnreachable):
             await one.streams.open(2, address, Purpose.CONTROL, 5)
-        assert time.monotonic() - killed_at < 2
+        assert time.monotonic() - killed_at < 4.5
 
 
 async def test_the_streams_that_a_killed_process_had_opened_end_at_once(broker: MakeBroker) -> None:

@@ -159,7 +159,7 @@ def test_a_full_buffer_is_said_or_waited_for(millpond_topic: str) -> None:
 def test_failures_nobody_asked_for_are_raised_by_close() -> None:
     with LocalCluster() as cluster, millpond.sync.connect(cluster.bootstrap) as client:
         client.admin.create_topic("t", partitions=1)
-        producer = client.producer(delivery_timeout=0.5)
+        producer = client.producer(delivery_timeout=2.0)
         producer.send("t", b"warm")
         cluster.pause(0)
         asked = producer.send_nowait("t", b"a")

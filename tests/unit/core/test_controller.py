@@ -17,12 +17,13 @@ from millpond.wire.errors import (
     UnknownTopic,
 )
 from millpond_broker.core import controller
-from millpond_broker.core.commands import ChangePartitions, CreateTopic
+from millpond_broker.core.commands import ChangePartitions, CreateTopic, SetTopicConfig
 from millpond_broker.core.controller import elect, plan
 from millpond_broker.core.image import EMPTY, MetadataImage, PartitionImage
 from millpond_broker.core.placement import assign
 from millpond_broker.core.requests import new_partitions, new_topic
 from tests.unit.core.clusters import alive, change, cluster, id_of, registration, topic
+from tests.unit.core.replicas import replicated
 
 NOW_MS = 1_700_000_000_000
 
@@ -114,6 +115,24 @@ def test_what_is_elected_from_the_elr_applies() -> None:
     assert c.partition("orders") == PartitionImage(2, 1, 2, (1, 2, 3), (2,), (1, 3))
 
 
+def test_what_is_as_it_was_can_be_told_by_looking() -> None:
+    """A broker places again only what changed, out of a thousand partitions."""
+    c = cluster(1, 2)
+    c.must(topic("orders", (1, 2), (2, 1), (1, 2)))
+    before = c.image.topics[id_of("orders")]
+    assert [number for number, _ in before.changed_since(None)] == [0, 1, 2]
+    c.must(ChangePartitions((change("orders", before.partitions[1], number=1, isr=(2,)),)))
+    now = c.image.topics[id_of("orders")]
+    assert list(now.changed_since(before)) == [(1, now.partitions[1])]
+    c.must(new_partitions(c.image, id_of("orders"), 4))
+    assert [number for number, _ in c.image.topics[id_of("orders")].changed_since(now)] == [3]
+    now = c.image.topics[id_of("orders")]
+    c.must(SetTopicConfig(id_of("orders"), (("retention_ms", "5"),), (), None))
+    assert len(list(c.image.topics[id_of("orders")].changed_since(now))) == 4, (
+        "under other rules, all of them"
+    )
+
+
 # --- requests ----------------------------------------------------------------------------------------
 
 
@@ -164,6 +183,26 @@ def test_a_request_that_means_nothing_is_refused_before_it_is_proposed(
     c.must(topic("there", (1,)))
     with pytest.raises(error):
         asked(c.image, **of)
+
+
+def test_brokers_that_are_away_hold_what_the_others_are_too_few_for() -> None:
+    """A topic that is made in the middle of a restart is not one replica short for ever."""
+    c = replicated(1, 2, 3, 4)
+    c.fence(3)
+    c.must(asked(c.image, "elsewhere"))
+    assert all(set(state.replicas) == {1, 2, 4} for state in c.image.topics[id_of("elsewhere")].partitions)
+    c.fence(1)
+    c.must(asked(c.image, replicas=3))
+    for state in c.image.topics[id_of("orders")].partitions:
+        assert set(state.replicas) == {1, 2, 4}, "of those that are away, who went last"
+        assert set(state.isr) == {2, 4}
+        assert state.leader in state.isr
+    assert sorted(state.target[0] for state in c.image.topics[id_of("orders")].partitions) == [1, 2, 4]
+    c.must(new_partitions(c.image, id_of("orders"), 4))
+    assert set(c.partition("orders", 3).replicas) == {1, 2, 4}
+    c.fence(2, 4)
+    with pytest.raises(NotEnoughBrokers):
+        asked(c.image, "nobody-leads", replicas=1)
 
 
 def test_the_largest_topic_and_the_smallest_are_made() -> None:

@@ -51,8 +51,8 @@ def new_topic(
     min_insync: int | None,
     config: Mapping[str, str],
 ) -> CreateTopic:
-    """A topic as it was asked for, placed on the brokers that run. None: min(3, brokers) replicas, a majority
-    of them as min_insync.
+    """A topic as it was asked for, placed on the brokers that run, and on others where those are too few.
+    None: min(3, brokers) replicas, a majority of them as min_insync.
 
     Raises InvalidTopicName, TopicExists, NotEnoughBrokers, InvalidConfig, InvalidRequest.
     """
@@ -62,13 +62,11 @@ def new_topic(
     TopicConfig.parse(config)
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise InvalidRequest(reason=f"partitions: {partitions} is not within 1 to {PARTITIONS_MAX}")
-    racks = _racks(image)
     if replicas is None:
-        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(racks)))
+        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(image.brokers)))
     if replicas < 1:
         raise InvalidRequest(reason=f"replicas: {replicas} is less than 1")
-    if replicas > len(racks):
-        raise NotEnoughBrokers(replicas=replicas, brokers=len(racks))
+    racks = _racks(image, replicas)
     if min_insync is None:
         min_insync = replicas // 2 + 1
     if not 1 <= min_insync <= replicas:
@@ -91,15 +89,13 @@ def new_partitions(image: MetadataImage, topic_id: bytes, partitions: int) -> Ad
     topic = image.topics.get(topic_id)
     if topic is None:
         raise UnknownTopic(topic=topic_id.hex())
-    there, racks = len(topic.partitions), _racks(image)
+    there = len(topic.partitions)
     if not there < partitions <= PARTITIONS_MAX:
         raise InvalidRequest(
             reason=f"partitions: {partitions} is not more than the {there} there are, up to {PARTITIONS_MAX}"
         )
-    if topic.replicas > len(racks):
-        raise NotEnoughBrokers(replicas=topic.replicas, brokers=len(racks))
     added = assign(
-        racks,
+        _racks(image, topic.replicas),
         partitions - there,
         topic.replicas,
         there=[partition.target for partition in topic.partitions],
@@ -204,9 +200,19 @@ def _partition(image: MetadataImage, topic_id: bytes, number: int) -> tuple[Topi
     return topic, topic.partitions[number]
 
 
-def _racks(image: MetadataImage) -> dict[int, str]:
-    """Of the brokers that run."""
-    return {member: image.brokers[member].rack for member in sorted(running(image))}
+def _racks(image: MetadataImage, replicas: int) -> dict[int, str]:
+    """Of brokers that may hold so many replicas: all that run; where those are too few, others make up the
+    number, who went last first. So every partition has one that runs, and a topic that is made while a broker
+    restarts has the replicas that it would have had a moment later.
+
+    Raises NotEnoughBrokers.
+    """
+    alive = running(image)
+    absent = sorted(set(image.brokers) - alive, key=lambda member: (-image.brokers[member].since, member))
+    holders = sorted([*alive, *absent[: max(0, replicas - len(alive))]])
+    if not alive or len(holders) < replicas:
+        raise NotEnoughBrokers(replicas=replicas, brokers=len(holders) if alive else 0)
+    return {member: image.brokers[member].rack for member in holders}
 
 
 def _load(image: MetadataImage) -> Counter[int]:

@@ -7,7 +7,7 @@ can tell what changed by identity. Mappings are read-only.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -148,6 +148,14 @@ class TopicImage:
     def min_insync_of(self, replicas: int) -> int:
         """The effective minISR of a partition with so many replicas (PROTOCOL, "Words")."""
         return min(self.min_insync, replicas)
+
+    def changed_since(self, before: TopicImage | None) -> Iterator[tuple[int, PartitionImage]]:
+        """Partitions, by number, that are not what they were, or not under the same rules."""
+        alike = before is not None and (before.config, before.min_insync) == (self.config, self.min_insync)
+        known = before.partitions if before is not None and alike else ()
+        for number, state in enumerate(self.partitions):
+            if number >= len(known) or known[number] is not state:
+                yield number, state
 
 
 @dataclass(frozen=True, slots=True)

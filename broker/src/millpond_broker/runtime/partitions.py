@@ -250,9 +250,10 @@ class Partitions:
             if not was_registered:
                 self._losses_are_told()
             is_new = not was_registered or image.brokers is not before.brokers
+            known = {} if is_new else before.topics
             for topic_id, topic in image.topics.items():
-                if is_new or before.topics.get(topic_id) is not topic:
-                    for number, state in enumerate(topic.partitions):
+                if known.get(topic_id) is not topic:
+                    for number, state in topic.changed_since(known.get(topic_id)):
                         self._place((topic_id, number), topic, state)
             if is_new or image.topics is not before.topics:
                 for key in [key for key in self._held if not self._is_ours(key)]:
