@@ -2,9 +2,9 @@
 
 The image and the compose file of `make up`, in a project of their own. Writers and readers are processes on
 this host with the SDK; the nemesis strikes through the Docker SDK; one line a second says how it stands. In
-the end all is healed, a process that knows nothing reads everything, and the checker judges the history of
-all of them. The result goes to docs/proofs.txt, the exit status says it too, and what failed leaves its
-history and logs in build/.
+the end all is healed, a process that knows nothing reads everything, the logs of all replicas are compared,
+and the checker judges the history of all of them. The result goes to docs/proofs.txt, the exit status says it
+too, and what failed leaves its history and logs in build/.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ from docker.errors import DockerException
 
 import millpond
 from tests.chaos.containers import Containers
-from tests.chaos.judge import FRESH, Verdict, judge, merged, pauses, summary, write_history
-from tests.chaos.nemesis import NAMES, WHOLE_SECONDS_MAX, Nemesis, Strike
+from tests.chaos.judge import FRESH, differences, judge, merged, pauses, write_history
+from tests.chaos.nemesis import NAMES, WHOLE_SECONDS_MAX, Nemesis
 from tests.chaos.observer import Observer
-from tests.chaos.workers import PARTITIONS, TOPIC, WORKERS, Workers
+from tests.chaos.report import Report
+from tests.chaos.timeline import Timeline
+from tests.chaos.workers import MIN_INSYNC, PARTITIONS, TOPIC, WORKERS, Workers
 
 PROOFS: Final = Path("docs/proofs.txt")
 RESULTS: Final = Path("build")
 WARM_SECONDS: Final = 3.0
 """Of undisturbed work first: everybody has found its leaders."""
+LOST_BYTES: Final = 2000
+"""Some dozens of records, so that most of what is lost was acknowledged."""
+SAME_LOOKS: Final = 10
+"""A second apart, for the last batches to reach all replicas."""
 SHOWN_MAX: Final = 3
 """Of each kind of what is wrong: one fault makes hundreds of the same."""
 
@@ -48,6 +54,7 @@ class Run:
         self._directory = directory
         self._workers = Workers(containers.bootstrap, directory, options)
         self._observer = Observer(containers, TOPIC)
+        self.timeline = Timeline(TOPIC, MIN_INSYNC)
         self._began_at = time.monotonic()
         self._writers = sum(role == "write" for role in WORKERS.values())
         self.nemesis = Nemesis(
@@ -66,7 +73,7 @@ class Run:
     async def work(self) -> None:
         """Clients at work and the nemesis among them, until everything was read afresh."""
         async with millpond.connect(self._containers.bootstrap, timeout=60.0) as client:
-            await client.admin.create_topic(TOPIC, partitions=PARTITIONS, replicas=3, min_insync=2)
+            await client.admin.create_topic(TOPIC, partitions=PARTITIONS, replicas=3, min_insync=MIN_INSYNC)
         async with self._observing():
             try:
                 for name, role in WORKERS.items():
@@ -95,13 +102,29 @@ class Run:
             )
         self.failures += [f"client {name} ended by itself" for name in self._workers.ended()]
         self.failures += await self._workers.stop()
+        if self._options.plant_loss:
+            self._say(f"planting a loss: all disks lose the last {LOST_BYTES} bytes of partition 0")
+            await asyncio.to_thread(self._containers.lose_tail, f"{TOPIC}-0", LOST_BYTES)
         await self._workers.start(FRESH, FRESH)
         self.failures += await self._workers.wait(FRESH)
+        self.failures += await self._replicas_differ()
         self.failures += await asyncio.to_thread(self._containers.faults)
+
+    async def _replicas_differ(self) -> list[str]:
+        """Nobody writes any more: soon all have the same, down to what was never acknowledged."""
+        found: list[str] = []
+        for _ in range(SAME_LOOKS):
+            found = differences(await asyncio.to_thread(self._containers.logs_on_disk))
+            if not found:
+                break
+            await asyncio.sleep(1.0)
+        return found
 
     @asynccontextmanager
     async def _observing(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._observer.run()), asyncio.create_task(self._show())]
+        addresses = self._containers.bootstrap.split(",")
+        watching = (self._observer.run(), self.timeline.run(addresses), self._show())
+        tasks = [asyncio.create_task(watch) for watch in watching]
         try:
             yield
         finally:
@@ -120,7 +143,10 @@ class Run:
             last = ""
             if self.nemesis.strikes:
                 strike = self.nemesis.strikes[-1]
-                last = f" | last: {strike}, {time.monotonic() - strike.began_at:.0f} s ago"
+                now = time.monotonic()
+                last = f" | STRUCK {now - strike.began_at:.0f} s: {strike}"
+                if strike.healed_at is not None:
+                    last = f" | healed {now - strike.healed_at:.0f} s ago: {strike}"
             self._say(
                 f"{self._observer.line()} | acked {acknowledged:,} (+{acknowledged - before})"
                 f" failed {workers.total('failed')} unknown {workers.total('unknown')}"
@@ -128,26 +154,6 @@ class Run:
             )
             before = acknowledged
             await asyncio.sleep(1.0)
-
-
-def report(strikes: Sequence[Strike], times: Sequence[float | None], verdict: Verdict) -> str:
-    """The table at the end; its summary."""
-    for number, (strike, took) in enumerate(zip(strikes, times, strict=True), start=1):
-        told = "FOR GOOD" if took is None else f"{took:.2f} s"
-        kind = "written everywhere after" if strike.counts_from_heal else "longest pause of a partition"
-        line = f"{number:3} {strike}: {kind} {told}"
-        if strike.whole_at is not None and strike.healed_at is not None:
-            line += f"; whole {strike.whole_at - strike.healed_at:.1f} s after it was healed"
-        print(line)
-    alone = [took for strike, took in zip(strikes, times, strict=True) if not strike.counts_from_heal]
-    more = [took for strike, took in zip(strikes, times, strict=True) if strike.counts_from_heal]
-    print(f"one broker struck, longest pause of a partition: {summary(alone)}")
-    print(f"a majority struck, or cut from clients; from its healing until all is written: {summary(more)}")
-    print(
-        f"acknowledged {verdict.acknowledged:,}, read by a fresh process {verdict.read_fresh:,};"
-        f" {verdict.operations:,} operations judged"
-    )
-    return f"{len(strikes)} strikes, {verdict.acknowledged} acknowledged; pauses: {summary(alone)}"
 
 
 def tell(wrong: Sequence[str]) -> None:
@@ -167,7 +173,7 @@ def prove(options: argparse.Namespace, told: str, failed: int) -> None:
     what = f"chaos MINUTES={options.minutes:g} SEED={options.seed} NEMESIS={options.nemesis}"
     line = f"{datetime.now(UTC):%F} {commit} {what} {f'FAILED ({failed})' if failed else 'clean'}: {told}"
     print(line)
-    if not options.unproven and options.acks == "all":
+    if not options.unproven and options.acks == "all" and not options.plant_loss:
         with PROOFS.open("a") as proofs:
             proofs.write(line + "\n")
 
@@ -186,22 +192,27 @@ def main() -> int:
     containers.up()
     try:
         run = Run(options, containers, directory)
-        asyncio.run(run.work())
+        try:
+            asyncio.run(run.work())
+        finally:
+            run.timeline.write(directory / "metadata.log")
         history = list(merged(directory.glob("*.jsonl")))
         verdict = judge(history)
-        times = pauses(history, run.nemesis.strikes)
-        told = report(run.nemesis.strikes, times, verdict)
+        found = pauses(history, run.nemesis.strikes)
+        told = Report(run.nemesis.strikes, found, run.timeline, verdict).show()
         wrong = run.failures + verdict.anomalies
         wrong += [
             f"no record in some partition after {strike}"
-            for strike, took in zip(run.nemesis.strikes, times, strict=True)
-            if took is None
+            for strike, pause in zip(run.nemesis.strikes, found, strict=True)
+            if pause is None
         ]
         tell(wrong)
         prove(options, told, len(wrong))
         if wrong:
             write_history(history, directory / "history.jsonl")
             print(f"history and logs: {directory}; again, with its times more or less: SEED={options.seed}")
+        elif options.save:
+            print(f"history and logs: {directory}")
         else:
             for path in directory.iterdir():
                 path.unlink()
@@ -222,11 +233,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--project", default="millpond-chaos", help="of compose; its containers are removed")
     parser.add_argument("--port", type=int, default=17070, help="of broker 1, as for make up")
     parser.add_argument("--unproven", action="store_true", help="leave docs/proofs.txt as it is")
-    # What acks=leader acknowledges, one disk has, and the first leader that is cut off loses. Noted as
-    # acks=all, it has to be found: so it is seen that a run can fail.
+    # Two ways to see that a run can fail. What acks=leader acknowledges, one disk has, and the first leader
+    # that is cut off loses: noted as acks=all, it has to be found. The other needs no luck.
     parser.add_argument(
         "--acks", choices=("all", "leader"), default="all", help="leader: a run that must fail"
     )
+    parser.add_argument(
+        "--plant-loss",
+        action="store_true",
+        help="all disks forget what they had synced: a run that must fail",
+    )
+    parser.add_argument("--save", action="store_true", help="keep history and logs of a clean run, too")
     parser.add_argument("--keep", action="store_true", help="leave the containers as they are in the end")
     options = parser.parse_args()
     unknown = set(options.nemesis.split(",")) - {"all", *NAMES}

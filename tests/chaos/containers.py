@@ -21,6 +21,30 @@ STOP_SECONDS: Final = 40
 LOG_LINES_MAX: Final = 200_000
 EXPLAINED: Final = frozenset({"disk_hangs", "metadata_voter_hangs"})
 """Errors in a broker's log that standing still explains: whoever is paused notices that time has passed."""
+_LOSE: Final = """
+import os, pathlib, sys
+partition, size_bytes = sys.argv[1:]
+(directory,) = pathlib.Path("/var/lib/millpond/partitions").glob(partition + "-*")
+segment = max(directory.glob("*.log"))
+os.truncate(segment, max(0, segment.stat().st_size - int(size_bytes)))
+"""
+"""Run in a container beside a broker that is not running, with its data."""
+_DIGEST: Final = """
+import hashlib, json, pathlib, struct
+found = {}
+for directory in pathlib.Path("/var/lib/millpond/partitions").iterdir():
+    digest, end = hashlib.sha256(), 0
+    for segment in sorted(directory.glob("*.log")):
+        data, at = segment.read_bytes(), 0
+        while len(data) - at >= 20:
+            (length,) = struct.unpack_from(">i", data, at + 16)
+            digest.update(data[at + 8 : at + 20 + length])
+            at, end = at + 20 + length, end + 1
+    found[directory.name.rpartition("-")[0]] = f"{end} batches, {digest.hexdigest()[:16]}"
+print(json.dumps(found))
+"""
+"""Run beside a broker that runs: what its logs hold, but for the 8 bytes before each batch, which are its
+own."""
 
 
 class Containers:
@@ -116,6 +140,25 @@ class Containers:
             elif status != "running":
                 self.start(broker)
 
+    def lose_tail(self, partition: str, size_bytes: int) -> None:
+        """What no cluster survives: all are killed, and none of their disks has the end of that partition any
+        more, though each had synced it. They start again and believe what is left.
+        """
+        for broker in BROKERS:
+            self.kill(broker)
+        for broker in BROKERS:
+            self._docker.containers.run(
+                self._of(broker).attrs["Config"]["Image"],
+                ["-c", _LOSE, partition, str(size_bytes)],
+                entrypoint="python3",
+                user="0:0",
+                network_mode="none",
+                volumes_from=[self._ids[broker]],
+                remove=True,
+            )
+        for broker in BROKERS:
+            self.start(broker)
+
     # --- what is seen of them -------------------------------------------------------------------------
 
     def statuses(self) -> dict[int, str]:
@@ -131,6 +174,17 @@ class Containers:
                 found.append(f"broker {broker} ended by itself, {restarts} times")
             lines = container.logs(tail=LOG_LINES_MAX).decode(errors="replace").splitlines()
             found += [f"broker {broker}: {line[:500]}" for line in lines if _is_fault(line)]
+        return found
+
+    def logs_on_disk(self) -> dict[int, dict[str, str]]:
+        """For each broker, for each partition, a digest of the batches that its own log has."""
+        found = {}
+        for broker in BROKERS:
+            status, output = self._of(broker).exec_run(["python3", "-c", _DIGEST])
+            assert isinstance(output, bytes), "asked for whole, not as a stream"
+            if status:
+                raise RuntimeError(f"the logs of broker {broker}: {output.decode(errors='replace')[-2000:]}")
+            found[broker] = json.loads(output)
         return found
 
     def save_logs(self, directory: Path) -> None:

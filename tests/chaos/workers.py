@@ -15,6 +15,7 @@ from tests.sim.history.operations import Crash
 
 TOPIC: Final = "chaos"
 PARTITIONS: Final = 6
+MIN_INSYNC: Final = 2
 WORKERS: Final = {"w1": "write", "w2": "write", "r1": "follow", "r2": "reread"}
 SETTLED_SECONDS_MAX: Final = 120.0
 """For writers to learn what became of all they sent, and for the fresh reader."""

@@ -255,3 +255,16 @@ async def test_a_broker_that_is_paused_is_given_up_and_found_again() -> None:
             async with asyncio.timeout(20):
                 await write(client, "t", [b"b"])
                 assert (await anext(consumer)).value == b"b"
+
+
+async def test_a_consumer_of_brokers_that_are_gone_is_closed_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A half-close that meets the end of its stream fails within gRPC, in about every sixth of these."""
+    async with LocalCluster() as cluster, cluster.client() as client:
+        await client.admin.create_topic("t")
+        cluster.kill(0)
+        for attempt in range(40):
+            async with client.consumer("t", start=0) as consumer:
+                assert await consumer.poll(timeout=attempt * 0.002) == []
+    assert [record.getMessage() for record in caplog.records] == []

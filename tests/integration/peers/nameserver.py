@@ -16,6 +16,9 @@ class NameServer:
     def __init__(self, address: str) -> None:
         self.address = address
         self.questions = 0
+        self.is_silent = False
+        """Takes questions, and answers none; nor later ones of whoever asks meanwhile."""
+        self._ignored: set[tuple[str, int]] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -38,7 +41,11 @@ class NameServer:
             query, sender = self._socket.recvfrom(512)
             if not query:
                 return
-            self._socket.sendto(self._answer(query), sender)
+            answer = self._answer(query)
+            if self.is_silent:
+                self._ignored.add(sender)
+            if sender not in self._ignored:
+                self._socket.sendto(answer, sender)
 
     def _answer(self, query: bytes) -> bytes:
         self.questions += 1

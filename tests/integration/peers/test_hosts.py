@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from millpond_broker.rpc.peer_connection import ATTEMPT_SECONDS_MAX, HURRIED_SECONDS
 from tests.integration.peers.conftest import MakeVoter
 from tests.integration.peers.nameserver import NameServer
 from tests.integration.peers.processes import VoterProcess
@@ -39,4 +42,25 @@ def test_a_peer_whose_name_moves_to_another_address_is_found_there(voter: MakeVo
         assert one.told.wait(lambda: one.told.linked(2)) < 2.5
         one.links.send(2, [b"at the new address"])
         moved.told.wait(lambda: moved.told.messages.get(1) == [b"at the new address"])
+        one.close()  # before its name server
+
+
+def test_a_peer_that_comes_back_is_found_though_the_name_server_has_not_answered_yet(
+    voter: MakeVoter,
+) -> None:
+    """A container that is stopped has no name, and name servers may take their time to say so. Whoever asked
+    in that time finds the peer once it comes, and not only when the question is given up.
+    """
+    with NameServer("127.0.0.2") as names:
+        names.is_silent = True
+        one = voter(1, resolver=f"dns://127.0.0.1:{names.port}/")
+        two = voter(2, listen="127.0.0.2:0")
+        one.links.connect(2, f"voter-2.peers.test:{two.port}")
+        until(lambda: names.questions > 0)
+        asked_at = time.monotonic()
+        names.is_silent = False
+        until(lambda: time.monotonic() - asked_at > HURRIED_SECONDS)
+        two.links.connect(1, one.address)
+        one.wait_linked(two)
+        assert time.monotonic() - asked_at < ATTEMPT_SECONDS_MAX / 2
         one.close()  # before its name server

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from tests.chaos.judge import FRESH, judge, merged, pauses, summary, write_history
+from tests.chaos.judge import FRESH, Pause, differences, judge, merged, pauses, summary, write_history
 from tests.chaos.nemesis import Strike
 from tests.sim.history.operations import FAIL, INFO, INVOKE, OK, Assign, Operation, Poll, Send
 
@@ -52,6 +50,20 @@ def test_two_values_acknowledged_at_one_offset_are_not_both_read() -> None:
     assert "unread-afresh t-0: b at 1, which is c" in judge(history).anomalies
 
 
+def test_what_somebody_read_may_not_vanish_acknowledged_or_not() -> None:
+    unknown = [_send(1.4, INVOKE, "c"), _send(1.6, INFO, "c")]
+    others = _read(1.5, (0, "a"), (1, "b"), (2, "c"), process="r1")
+    whole = _read(2.0, (0, "a"), (1, "b"), (2, "c"))
+    assert judge([*SENT, *unknown, *others, *whole]).anomalies == []
+    found = judge([*SENT, *unknown, *others, *_read(2.0, (0, "a"), (1, "b"))]).anomalies
+    assert found == ["vanished t-0: c at 2, read by r1, which is None"]
+
+
+def test_what_nobody_sent_is_told() -> None:
+    found = judge([*SENT, *_read(2.0, (0, "a"), (1, "b"), (2, "q"))]).anomalies
+    assert found == ["phantom t-0: q at 2, which nobody sent"]
+
+
 def test_the_checkers_anomalies_are_in_it() -> None:
     history = [
         *SENT,
@@ -76,6 +88,13 @@ def test_histories_are_merged_by_time_and_a_torn_last_line_is_none(tmp_path: Pat
     assert list(merged(tmp_path.glob("*.jsonl"))) == SENT
 
 
+def test_replicas_that_have_other_batches_are_told() -> None:
+    same = {"t-0": "2 batches, aa", "t-1": "1 batches, bb"}
+    assert differences({1: same, 2: same, 3: same}) == []
+    found = differences({1: same, 2: same | {"t-1": "1 batches, cc"}, 3: {"t-0": "2 batches, aa"}})
+    assert found == ["replicas-differ t-1: {1: '1 batches, bb', 2: '1 batches, cc', 3: None}"]
+
+
 def _strike(began_at: float, healing_at: float, *, from_heal: bool = False) -> Strike:
     return Strike(("kill",), (1,), began_at, healing_at=healing_at, counts_from_heal=from_heal)
 
@@ -91,20 +110,25 @@ def _written(partition: str, *times: float) -> list[Operation]:
 
 def test_a_pause_is_the_longest_of_the_partition_that_was_hit_worst() -> None:
     history = [*_written("t-0", 1, 2, 3, 4, 5, 6), *_written("t-1", 1, 2, 5, 6), *_written("t-2", 1, 9)]
-    assert pauses(history[:-4], [_strike(2.5, 4.0)]) == [2.5]
-    assert pauses(history[:-4], [_strike(2.5, 2.6)]) == [2.5], "it goes on after the strike is over"
-    assert pauses(history[:-4], [_strike(5.2, 5.4)]) == [pytest.approx(0.8)]
+    assert pauses(history[:-4], [_strike(2.5, 4.0)]) == [Pause("t-1", 2.5, 5)]
+    assert pauses(history[:-4], [_strike(2.5, 2.6)]) == [Pause("t-1", 2.5, 5)], "it outlasts the strike"
+    assert pauses(history[:-4], [_strike(5.2, 5.4)]) == [Pause("t-0", 5.2, 6)]
 
 
 def test_where_only_healing_helps_the_time_is_from_its_beginning() -> None:
     history = [*_written("t-0", 1, 2, 6.5), *_written("t-1", 1, 2, 7)]
-    assert pauses(history, [_strike(2.5, 6.0, from_heal=True)]) == [1.0]
+    assert pauses(history, [_strike(2.5, 6.0, from_heal=True)]) == [Pause("t-1", 6.0, 7)]
     # What was sent before says nothing: it may have been acknowledged before.
     assert pauses(history, [_strike(2.5, 6.45, from_heal=True)]) == [None]
 
 
 def test_a_partition_that_is_never_written_again_is_told() -> None:
     history = [*_written("t-0", 1, 2, 3, 4), *_written("t-1", 1, 2)]
+    assert pauses(history, [_strike(2.5, 3.5)]) == [None]
+
+
+def test_a_partition_that_was_never_written_at_all_is_told() -> None:
+    history = [*_written("t-0", 1, 2, 3, 4), _send(1.0, INVOKE, "x", partition="t-1")]
     assert pauses(history, [_strike(2.5, 3.5)]) == [None]
 
 

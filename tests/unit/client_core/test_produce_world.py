@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from millpond._core.sender import Answer
+from millpond.wire.errors import NotEnoughReplicas
 from tests.unit.client_core.produce_world import World
 
 
@@ -87,6 +89,33 @@ def test_a_stalled_session_fails_at_the_very_time_that_was_named(began_at: float
     sender.tick(world.now)
     assert session.failed is not None
     assert sender.wake_at() > world.now, "nothing more is to be done for it"
+
+
+def test_what_was_refused_is_sent_again_as_soon_as_the_metadata_have_news_of_its_partition() -> None:
+    """Enough are in sync again, or another leads: nobody waits out a back-off for that."""
+    world = World(1, faults=0.0, partitions=1)
+    world.send(0)
+    world.end_tick()
+    world.tell()
+    (number,) = world.wires
+    wire = world.wires[number]
+    assert world.write(number) == [], "the producer has no id yet"
+    refused = NotEnoughReplicas(topic="t", partition=0, in_sync=1, needed=2)
+    for _ in range(12):
+        (attempt,) = world.write(number)
+        world.sender.answered(wire.session, [Answer(attempt.id, 0, refused)], world.now)
+        assert world.write(number) == [], "it waits"
+        world.now = wire.session.wake_at
+    assert world.write(number)
+    (waiting,) = wire.session.outstanding
+    world.sender.answered(wire.session, [Answer(waiting, 0, refused)], world.now)
+    world.sender.follow(world.view)
+    assert world.write(number) == [], "the same metadata are no news"
+    assert wire.session.wake_at - world.now > 0.4
+    world.tell()
+    assert len(world.write(number)) == 1, "at once"
+    world.heal()
+    world.check_end()
 
 
 def test_a_world_without_trouble_loses_nothing() -> None:

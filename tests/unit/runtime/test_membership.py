@@ -6,7 +6,14 @@ import asyncio
 from dataclasses import replace
 
 from millpond_broker.consensus.metadata_log import MetadataLogFailed, NotApplied
-from millpond_broker.core.commands import CreateTopic, Envelope, Voter
+from millpond_broker.core.commands import (
+    AlterPartitions,
+    CreateTopic,
+    Envelope,
+    InSyncChange,
+    InSyncMember,
+    Voter,
+)
 from millpond_broker.core.image import BrokerState
 from millpond_broker.core.state import frozen
 from millpond_broker.runtime.control_messages import Beat, Beaten
@@ -198,6 +205,68 @@ def test_who_stops_leads_nothing_that_others_could_and_they_know() -> None:
         cluster.voters.spread()
         async with asyncio.timeout(1.5):
             await leaving
+
+    play(story)
+
+
+async def _restarted_without_being_in_sync(cluster: Cluster) -> None:
+    """Broker 3 runs again, and has to catch up in two partitions that 2 and 1 lead."""
+    image = cluster.nodes[1].metadata
+    await cluster.nodes[1].metadata.propose(TOPIC)
+    await cluster.kill(3)
+    await until(lambda: all(3 not in p.isr for p in image.image.topics[b"t" * 16].partitions), 2.0)
+    again = await cluster.start(3, start=1)
+    await until(lambda: again.state is BrokerState.RUNNING, 2.0)
+
+
+def _all_in_sync(cluster: Cluster, leader: int) -> AlterPartitions:
+    """What that leader asks for once broker 3 has caught up."""
+    image = cluster.nodes[leader].metadata.image
+    members = tuple(InSyncMember(key, broker.epoch, image.version) for key, broker in image.brokers.items())
+    changes = [
+        InSyncChange(b"t" * 16, number, partition.leader_epoch, partition.partition_epoch, members)
+        for number, partition in enumerate(image.topics[b"t" * 16].partitions)
+        if partition.leader == leader
+    ]
+    return AlterPartitions(leader, image.brokers[leader].epoch, tuple(changes))
+
+
+def test_who_stops_waits_for_one_that_catches_up_where_too_few_would_be_in_sync() -> None:
+    """Brokers restarted one after another: there again is not in sync again."""
+
+    async def story(cluster: Cluster) -> None:
+        await _restarted_without_being_in_sync(cluster)
+        image = cluster.nodes[1].metadata
+        leaving = asyncio.ensure_future(cluster.nodes[2].membership.leave(30.0))
+        await asyncio.sleep(1.0)
+        await cluster.nodes[1].metadata.propose(_all_in_sync(cluster, 1))
+        await asyncio.sleep(3.0)
+        assert not leaving.done(), "its own partition has two in sync"
+        assert image.image.brokers[2].state is BrokerState.RUNNING, "it leads on"
+        await cluster.nodes[2].metadata.propose(_all_in_sync(cluster, 2))
+        async with asyncio.timeout(2.0):
+            await leaving
+        assert [sorted(p.isr) for p in image.image.topics[b"t" * 16].partitions] == [[1, 3], [1, 3]]
+
+    play(story)
+
+
+def test_who_stops_waits_for_replicas_that_stay_behind_only_so_long() -> None:
+    async def story(cluster: Cluster) -> None:
+        await _restarted_without_being_in_sync(cluster)
+        began = asyncio.get_running_loop().time()
+        await cluster.nodes[2].membership.leave(30.0)
+        assert 10.0 <= asyncio.get_running_loop().time() - began < 12.0
+        assert [p.isr for p in cluster.nodes[1].metadata.image.topics[b"t" * 16].partitions] == [(1,), (1,)]
+
+    play(story)
+
+
+def test_brokers_that_stop_together_wait_for_none_that_stops_as_well() -> None:
+    async def story(cluster: Cluster) -> None:
+        await _restarted_without_being_in_sync(cluster)
+        async with asyncio.timeout(3.0):
+            await asyncio.gather(*(node.membership.leave(30.0) for node in cluster.nodes.values()))
 
     play(story)
 

@@ -37,6 +37,9 @@ QUEUED_MESSAGES_MAX: Final = 65_536
 """Small messages cost more memory than their bytes."""
 ATTEMPT_SECONDS_MAX: Final = 5.0
 """From a name to a proven peer: time for a resolver whose first server is down, and for the handshake."""
+HURRIED_SECONDS: Final = 0.5
+"""An attempt that takes longer, though the peer is known to be there, waits for what an earlier address or an
+unanswered question to the name server will not give: the next one finds the peer at once."""
 STALL_SECONDS_MAX: Final = 5.0
 """For one frame to leave. A peer whose machine answers but which does not read is no peer."""
 DETAILS_CHARACTERS_MAX: Final = 200
@@ -89,6 +92,7 @@ class Connection:
         """The call has ended for gRPC, too."""
         self._threads: set[threading.Thread] = set()
         """gRPC's, for this call; joined at the end."""
+        self._began_at = time.monotonic()
 
     # --- for the thread that owns the link ---------------------------------------------------------------
 
@@ -145,6 +149,12 @@ class Connection:
         """It is over, if it was not yet."""
         with self._changed:
             self._over(reason)
+
+    def hurry(self) -> None:
+        """The peer has shown that it is there: an attempt that has waited long is given up for another."""
+        with self._changed:
+            if not self._proven and time.monotonic() - self._began_at >= HURRIED_SECONDS:
+                self._over(LinkRefused(Reason.MOVED, "the peer is there, and not where this attempt looks"))
 
     def _over(self, reason: LinkRefused) -> None:
         if self._end is None:

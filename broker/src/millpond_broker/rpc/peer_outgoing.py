@@ -81,10 +81,15 @@ class OutgoingLink:
             connection.end(LinkRefused(Reason.MOVED, "the peer has another address"))
 
     def hurry(self) -> None:
-        """The peer is there: do not wait any longer than after a link that worked."""
+        """The peer is there: do not wait any longer than after a link that worked, nor for an attempt that
+        began when it was away. A name server may take seconds to say that a name means nothing any more.
+        """
         with self._changed:
             self._not_before = min(self._not_before, self._earliest)
+            connection = self._connection
             self._changed.notify_all()
+        if connection is not None:
+            connection.hurry()
 
     def put(self, messages: Sequence[bytes]) -> None:
         """Queue them on the link, if there is one."""

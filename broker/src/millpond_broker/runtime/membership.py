@@ -31,6 +31,11 @@ REGISTER_SECONDS_MAX: Final = 5.0
 RETRY_SECONDS: Final = 0.1
 STOP_PROPOSAL_SECONDS_MAX: Final = 5.0
 """For the word that this broker stops: without a controller it does so all the same."""
+CATCH_UP_SECONDS_MAX: Final = 10.0
+"""For replicas elsewhere that catch up to be in sync where this broker is needed, before it stops: brokers
+may be restarted one after another, and the last one be there again and not in sync yet."""
+CATCH_UP_SHARE: Final = 3
+"""Of all the time that a stop has, a third at most."""
 LEFT_SECONDS_MAX: Final = 0.5
 """For another broker to say that it is there, while this one waits for others to take over."""
 LEFT_PAUSE_SECONDS: Final = 0.2
@@ -157,12 +162,36 @@ class Membership:
     async def _leave(self, broker: BrokerImage, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
+                await self._let_others_catch_up(min(seconds / CATCH_UP_SHARE, CATCH_UP_SECONDS_MAX))
                 command = StopBroker(self.broker_id, broker.epoch)
                 await self.metadata.propose(command, min(seconds, STOP_PROPOSAL_SECONDS_MAX))
                 image = await self.metadata.wait(self._leads_nothing_of_others)
                 await self.heartbeats.known_everywhere(image.version)
         except (TimeoutError, MillpondError) as error:
             event(_log, logging.WARNING, "not_left_in_order", broker=self.broker_id, error=str(error))
+
+    async def _let_others_catch_up(self, seconds: float) -> None:
+        """Where too few would be in sync without this broker, and somebody will be soon: go on until then.
+        Who is away is not waited for, nor is who stops as well.
+        """
+        if not self._is_needed(self.metadata.image):
+            return
+        event(_log, logging.INFO, "waits_for_replicas", broker=self.broker_id)
+        try:
+            async with asyncio.timeout(seconds):
+                await self.metadata.wait(lambda image: not self._is_needed(image))
+        except TimeoutError:
+            event(_log, logging.WARNING, "replicas_still_behind", broker=self.broker_id)
+
+    def _is_needed(self, image: MetadataImage) -> bool:
+        others = self._others_running()
+        return any(
+            self.broker_id in partition.isr
+            and len(partition.isr) <= topic.min_insync_of(len(partition.replicas))
+            and not others.isdisjoint(set(partition.replicas).difference(partition.isr))
+            for topic in image.topics.values()
+            for partition in topic.partitions
+        )
 
     async def _is_last(self) -> None:
         """Return once nobody is left who could take anything over: no other broker runs, as the metadata say

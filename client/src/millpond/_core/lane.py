@@ -77,6 +77,8 @@ class Lane:
         """A batch with a sequence was given up, or is to get another (invariant 5)."""
         self.broker: int | None = None
         """Who leads it, as far as is known."""
+        self.partition_epoch = -1
+        """Of the partition, as the metadata had it last."""
         self.not_before = 0.0
         """No attempt before then."""
         self.failures = 0

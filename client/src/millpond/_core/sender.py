@@ -6,7 +6,8 @@ One session a leading broker. Times are seconds of one monotonic clock. Policies
 - Adaptive linger: a batch that is not full goes at once while fewer than `NAGLE_MESSAGES` messages of its
   session are unanswered, and after `NAGLE_S` at the latest. So an idle producer does not wait, and a busy one
   fills its batches.
-- A lane pauses after a refusal, growing to a second; so does a broker whose stream was lost.
+- A lane pauses after a refusal, growing to a second, or until the metadata have news of its partition; so
+  does a broker whose stream was lost, growing likewise.
 - A session that has owed answers for `stall_s` and given none is to be torn down.
 - A record is here for delivery_timeout at most: then its batch is given up (see `lane` for what follows).
 """
@@ -147,7 +148,11 @@ class Sender:
             elif lane.partition >= len(topic.partitions):
                 self._drop(lane, len(topic.partitions))
             else:
-                self._place(lane, topic.partitions[lane.partition].leader)
+                told = topic.partitions[lane.partition]
+                if told.partition_epoch != lane.partition_epoch:
+                    # Its leader or who is in sync: what it was refused for may be over now.
+                    lane.partition_epoch, lane.not_before, lane.failures = told.partition_epoch, 0.0, 0
+                self._place(lane, told.leader)
 
     def place_new(self, view: ClusterView) -> bool:
         """Place lanes that records came to since; whether there is now a broker without a session."""

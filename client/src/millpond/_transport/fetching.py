@@ -18,7 +18,7 @@ from millpond._core.cluster import ClusterView
 from millpond._core.fetcher import Fetcher
 from millpond._core.session import FetchAsk, FetchedPart, Session
 from millpond._transport.connection import Connection
-from millpond._transport.link import Link
+from millpond._transport.link import WRITE_ERRORS, Link
 from millpond._transport.tasks import Tasks, end
 from millpond._transport.translate import error_of
 from millpond.v1 import fetch_pb2
@@ -186,7 +186,7 @@ class Fetching:
         """Send what the fetcher has to say until the session is closing; then half-close."""
         wake = self._streams[session.id]
         # A stream that failed says so to its reader: a writer just ends.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        with contextlib.suppress(*WRITE_ERRORS):
             while not (session.closing or self._closing):
                 wake.clear()
                 if (ask := self._fetcher.take_request(session, self._loop.time())) is not None:

@@ -56,6 +56,11 @@ _OPTIONS: Final = (
 REFUSED: Final = "connection refused"
 """How ClusterUnavailable says that nobody listens there: nothing was sent."""
 
+WRITE_ERRORS: Final = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
+"""What a write to a stream, or its half-close, raises where the stream is over: which of them depends on how
+far gRPC has got with the end of it.
+"""
+
 
 class Link:
     """The channel to one address. Kept until the connection closes; it reconnects by itself."""

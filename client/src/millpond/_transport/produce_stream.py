@@ -21,7 +21,7 @@ import grpc.aio
 from millpond._core.cluster import ClusterView
 from millpond._core.sender import RETRY, Answer, Attempt, Sender, Session
 from millpond._transport.connection import Connection
-from millpond._transport.link import Link
+from millpond._transport.link import WRITE_ERRORS, Link
 from millpond._transport.tasks import Tasks, end
 from millpond._transport.translate import error_of
 from millpond.v1 import produce_pb2
@@ -248,7 +248,7 @@ class Producing:
     async def _write(self, call: Any, stream: _Stream) -> None:
         """Write what the sender gives, until the producer closes; then half-close."""
         # A stream that failed says so to its reader: a writer just ends.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        with contextlib.suppress(*WRITE_ERRORS):
             while not self._closing:
                 stream.wake.clear()
                 with self._lock:
