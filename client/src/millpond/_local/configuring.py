@@ -35,8 +35,9 @@ class Addresses(NamedTuple):
 
 
 def count_before(directory: Path) -> int:
-    """How many brokers have their data there."""
-    return len(list(directory.glob("broker-*/data/metadata")))
+    """How many brokers have their data there, or had: those that are left know who votes."""
+    there = [path.parents[1] for path in directory.glob("broker-*/data/metadata")]
+    return max([len(there), *(len(_cluster_of(home).get("voters", ())) for home in there)])
 
 
 def check_count(directory: Path, count: int, voters: int | None = None) -> None:
@@ -107,12 +108,17 @@ def _peer_address(home: Path) -> str | None:
     """Where the other voters reach a broker that has been one before."""
     if not (home / "data" / "metadata").exists():
         return None
-    try:
-        found = tomllib.loads((home / CONFIG).read_text(encoding="utf-8"))
-        address = found["cluster"]["peer_listen"]
-    except (OSError, ValueError, KeyError):
-        return None
+    address = _cluster_of(home).get("peer_listen")
     return address if isinstance(address, str) else None
+
+
+def _cluster_of(home: Path) -> Mapping[str, Any]:
+    """What a broker's configuration says of its cluster; nothing where it cannot be read."""
+    try:
+        cluster = tomllib.loads((home / CONFIG).read_text(encoding="utf-8"))["cluster"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return cluster if isinstance(cluster, dict) else {}
 
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:
