@@ -1,10 +1,11 @@
 """The demo's producer process: every line of the corpus to the cluster, file name as key.
 
-    produce.py BOOTSTRAP ACKNOWLEDGED
+    produce.py BOOTSTRAP ACKNOWLEDGED GATE
 
 Each acknowledged run of lines becomes a row [name, first line, count, partition, first offset] of the
 journal ACKNOWLEDGED, after it was confirmed and not before. Brokers are killed meanwhile: the client finds
-the new leaders and retries by itself, and this process knows nothing of it.
+the new leaders and retries by itself, and this process knows nothing of it, but that it goes past GATE
+records only when it is let.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import millpond
 from corpus import TOPIC, Line, lines
+from gate import Gate
 from journal import Journal
 
 CHUNK_LINES = 5_000
@@ -27,8 +29,9 @@ LINES_A_SECOND_MAX = 50_000
 """A stream that lasts: there is time to kill brokers in the middle of it, and to see them come back."""
 
 
-async def main(bootstrap: str, journal_path: Path) -> None:
+async def main(bootstrap: str, journal_path: Path, gate: Gate) -> None:
     """Produce everything."""
+    done = 0
     with Journal(journal_path) as journal:
         async with millpond.connect(bootstrap) as client, client.producer() as producer:
             rest = lines()
@@ -38,6 +41,8 @@ async def main(bootstrap: str, journal_path: Path) -> None:
                     TOPIC, [line.text for line in chunk], keys=[line.name.encode() for line in chunk]
                 )
                 journal.write(runs(chunk, zip(result.partitions, result.offsets, strict=True)))
+                done += len(chunk)
+                await gate.pass_with(done)
                 next_at = max(time.monotonic(), next_at + CHUNK_LINES / LINES_A_SECOND_MAX)
                 await asyncio.sleep(next_at - time.monotonic())
 
@@ -55,4 +60,4 @@ def runs(chunk: Sequence[Line], places: Iterable[tuple[int, int]]) -> list[list[
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Gate(int(sys.argv[3]))))

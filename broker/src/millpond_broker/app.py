@@ -43,6 +43,8 @@ _log: Final = logging.getLogger(__name__)
 FAILED: Final = 1
 USAGE_ERROR: Final = 2
 HTTP_STOP_SECONDS: Final = 1.0
+READINESS_SECONDS: Final = 0.5
+"""Between two looks at whether this broker is ready, for those who are told rather than ask."""
 SWITCH_SECONDS: Final = 0.001
 """After which a busy thread lets the voter's run, which has heartbeats to send: Python's 5 ms add up."""
 
@@ -134,11 +136,12 @@ async def serve(config: Config, *, exit_with_parent: bool = False) -> None:
             lag = tasks.create_task(measure_loop_lag(metrics), name="loop lag")
 
             def ready() -> None:
-                serving.append(tasks.create_task(server.set_serving(serving=True)))
+                serving.append(tasks.create_task(_tell_readiness(broker, server), name="readiness"))
                 _announce(config.broker.id, address, broker.peer_address, http_address)
 
             await broker.run(address, ready, stopping)
-            lag.cancel()
+            for task in (lag, *serving):
+                task.cancel()
         event(_log, logging.INFO, "stopped", broker=config.broker.id)
 
 
@@ -185,10 +188,24 @@ def _routes(broker: Broker, metrics: BrokerMetrics) -> Routes:
         return 200, "text/plain", b"alive\n"
 
     def readyz() -> tuple[int, str, bytes]:
-        status = 200 if broker.phase is Phase.RUNNING else 503
-        return status, "text/plain", f"{broker.phase.value}\n".encode()
+        is_ready, how = broker.readiness()
+        return 200 if is_ready else 503, "text/plain", f"{how}\n".encode()
 
     return {"/metrics": lambda: render(metrics), "/healthz": healthz, "/readyz": readyz}
+
+
+async def _tell_readiness(broker: Broker, server: RpcServer) -> None:
+    """Have health checks over gRPC say what /readyz does, and the log say when that changes."""
+    was_ready = None
+    while True:
+        is_ready, how = broker.readiness()
+        if is_ready != was_ready:
+            if was_ready is not None and broker.phase is Phase.RUNNING:
+                level = logging.INFO if is_ready else logging.WARNING
+                event(_log, level, "ready_again" if is_ready else "not_ready", reason=how)
+            was_ready = is_ready
+            await server.set_serving(serving=is_ready)
+        await asyncio.sleep(READINESS_SECONDS)
 
 
 def _stop_on_signals(*, exit_with_parent: bool) -> asyncio.Event:

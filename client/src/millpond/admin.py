@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from millpond._core.cluster import BrokerView, PartitionView, TopicView
 from millpond._core.retry import Deadline
 from millpond._core.times import milliseconds
+from millpond._transport import survey as surveys
 from millpond._transport import topics as calls
 from millpond._transport.connection import Connection
 from millpond._transport.offsets import OffsetAnswer, OffsetQuestion, check_partition, list_offsets
@@ -81,8 +82,8 @@ class TopicDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerDescription:
-    """One broker. `address` is host:port for clients; `state` is running, fenced or stopping; `voter` says
-    whether it votes on the cluster's metadata.
+    """One broker. `address` is host:port for clients; `state` is running, fenced or stopping (in a
+    `ClusterStatus` also unreachable); `voter` says whether it votes on the cluster's metadata.
     """
 
     id: int
@@ -105,6 +106,26 @@ class BrokerDescription:
             "epoch": self.epoch,
             "version": self.version,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterStatus:
+    """How a cluster is, as far as it can be seen from here: by id and by name, internal topics included.
+
+    Where it is not `current`, no broker that answers has heard of a controller for more than a session:
+    topics, and the states of brokers, are as they were then, nobody is the controller, and those that do not
+    answer have the state `unreachable`.
+    """
+
+    brokers: tuple[BrokerDescription, ...]
+    topics: tuple[TopicDescription, ...]
+    current: bool
+    told_by: int | None
+    """Whose word this is; None: a broker too old to say, and `current` is not known to be true."""
+    unheard_seconds: float
+    """For how long that broker has not heard of the controller."""
+    silent: Mapping[int, str]
+    """Brokers that do not answer here, whatever the cluster says of them, and why."""
 
 
 class Admin:
@@ -293,12 +314,33 @@ class Admin:
         )
 
     async def brokers(self, *, timeout: float | None = None) -> list[BrokerDescription]:
-        """Every broker of the cluster, by id."""
+        """Every broker of the cluster, by id, as whoever answers has heard of it: `status` says when."""
         # No topic has an empty name, and no name at all would ask for every topic.
         _, brokers, controller = await calls.describe(
             self._connection, ("",), self._connection.deadline(timeout)
         )
         return [_broker_description(broker, controller) for broker in brokers]
+
+    async def status(self, *, timeout: float | None = None) -> ClusterStatus:
+        """Brokers and topics, how old that knowledge is, and which brokers answer: each is asked by itself,
+        and waited for at most two seconds. Raises ClusterUnavailable if none does.
+        """
+        found = await surveys.survey(self._connection, self._connection.deadline(timeout))
+        controller = found.controller if found.current else None
+        brokers = [_broker_description(broker, controller) for broker in found.brokers]
+        if not found.current:
+            brokers = [
+                replace(broker, state="unreachable") if broker.id in found.silent else broker
+                for broker in brokers
+            ]
+        return ClusterStatus(
+            brokers=tuple(brokers),
+            topics=tuple(map(_description, found.topics)),
+            current=found.current,
+            told_by=found.told_by,
+            unheard_seconds=found.unheard_s,
+            silent=found.silent,
+        )
 
     async def list_offsets(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from millpond._local.home import LOCK
+import pytest
+
+from millpond._local.examining import LOCK
 from millpond._local.ports import free_ports
 from tests.integration.cli.conftest import COMMAND, DEADLINE_S, Cli
 
@@ -26,10 +30,20 @@ class Up:
         self.process = process
         self.ready: dict[str, Any] = {}
 
-    def event(self, name: str) -> dict[str, Any]:
-        """The next event, which is to be of that name."""
+    def comes_up(self) -> None:
+        """Until it is ready."""
+        self.event("starting")
+        self.ready = self.event("ready")
+
+    def any_event(self) -> dict[str, Any]:
+        """The next event."""
         assert self.process.stdout is not None
         found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The next event, which is to be of that name."""
+        found = self.any_event()
         assert found["event"] == name, found
         return found
 
@@ -47,8 +61,10 @@ class Up:
 
 
 @contextmanager
-def up(where: Path, *words: str) -> Iterator[Up]:
-    """One that is ready; its logs are in `where`/err. Killed with the block, unless it has ended."""
+def up(where: Path, *words: str, waits: bool = False) -> Iterator[Up]:
+    """One that is ready, unless it `waits` for something first; its logs are in `where`/err. Killed with the
+    block, unless it has ended.
+    """
     with (where / "err").open("ab") as err:
         process = subprocess.Popen(
             [*COMMAND, "up", "-o", "json", *words],
@@ -61,8 +77,8 @@ def up(where: Path, *words: str) -> Iterator[Up]:
     with process:
         one = Up(process)
         try:
-            one.event("starting")
-            one.ready = one.event("ready")
+            if not waits:
+                one.comes_up()
             yield one
         finally:
             process.kill()
@@ -82,15 +98,22 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.02)
 
 
-def refused(where: Path, *words: str) -> str:
-    """The one line with which it failed; nothing was left in a temporary directory."""
+def refused(where: Path, *words: str, status: int = 1) -> str:
+    """The one line with which it failed; whatever is in `where` is as it was before, but for the lock."""
+    before = contents(where)
     done = subprocess.run(
         [*COMMAND, "up", *words], capture_output=True, text=True, cwd=where, check=False, timeout=DEADLINE_S
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("millpond: "))
     assert "Traceback" not in done.stderr
+    assert contents(where) == before
     return line
+
+
+def contents(where: Path) -> dict[str, bytes | None]:
+    found = (path for path in where.rglob("*") if path.name != LOCK)
+    return {str(path): path.read_bytes() if path.is_file() else None for path in found}
 
 
 def test_three_brokers_serve_one_that_dies_comes_back_and_ctrl_c_stops_all(tmp_path: Path) -> None:
@@ -149,7 +172,9 @@ def test_a_directory_is_found_again_by_as_many_brokers_and_one_user_at_a_time(tm
 def test_a_port_that_is_taken_is_one_line_with_whose_it_would_have_been(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        line = refused(tmp_path, "--ephemeral", "--port", str(port - 11))
+        line = refused(tmp_path, "--port", str(port - 11))
+        assert not list(tmp_path.iterdir()), "nothing was made for a cluster that cannot start"
+        assert refused(tmp_path, "--ephemeral", "--port", str(port - 11)) == line
     assert f"127.0.0.1:{port}: is taken" in line
     assert "(broker 2, for the other brokers)" in line
     assert "--port" in line
@@ -189,7 +214,21 @@ def test_without_a_broker_the_status_says_which_and_what_to_do(tmp_path: Path) -
             assert status["healthy"] == (not names - {"not_preferred"})
         text = cli.text("cluster", "status")
         assert "1 broker not running: broker 3 (fenced, " in text
+        assert ": connection refused)" in text
         assert "3 partitions with fewer replicas in sync than they have: orders/0, orders/1, orders/2" in text
+        one.end()
+
+
+def test_the_other_ports_of_a_broker_are_told_by_what_they_are(tmp_path: Path) -> None:
+    first = free_ports(1)[0]
+    with up(tmp_path, "--ephemeral", "--brokers", "2", "--port", str(first)) as one:
+        cli = Cli(one.ready["bootstrap"])
+        for port, is_what in ((first + 1, "it speaks gRPC, but is no port"), (first + 2, "it speaks HTTP: ")):
+            began = time.monotonic()
+            line = cli.refusal("topic", "list", "-b", f"127.0.0.1:{port}", "--timeout", str(DEADLINE_S))
+            assert time.monotonic() - began < DEADLINE_S / 2, "it will never be another port"
+            assert is_what in line
+            assert f"try -b 127.0.0.1:{first}" in line
         one.end()
 
 
@@ -199,25 +238,129 @@ def test_brokers_do_not_outlive_one_that_is_killed_and_the_next_tidies_up(tmp_pa
         one.process.kill()
         wait_until_gone([one.pid(number) for number in (1, 2, 3)])
     (left,) = tmp_path.glob("millpond-up-*")
-    os.utime(left / LOCK, (0, 0))  # long ago
     with up(tmp_path, "--ephemeral", "--brokers", "1", "--port", "0") as one:
         assert not left.exists()
         one.end()
 
 
-def test_ctrl_c_while_it_starts_ends_it_with_130(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "up", "--ephemeral", "--port", "0", "-o", "json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGINT, 0), (signal.SIGTERM, 0.4), (signal.SIGINT, 0.8)]
+)
+def test_ctrl_c_while_it_starts_stops_what_has_begun(
+    number: signal.Signals, seconds: float, tmp_path: Path
+) -> None:
+    """Whatever its brokers are at: Python's own start, the ports, the founding."""
+    with up(tmp_path, "--ephemeral", "--port", "0", waits=True) as one:
+        one.event("starting")
+        time.sleep(seconds)
+        brokers = children(one.process.pid)
+        assert one.end(number) in (["stopping", "stopped"], ["ready", "stopping", "stopped"])
+        wait_until_gone(brokers)
+    assert [path.name for path in tmp_path.iterdir()] == ["err"], "the temporary directory is gone"
+
+
+def children(pid: int) -> list[int]:
+    found = (task / "children" for task in Path(f"/proc/{pid}/task").iterdir())
+    return [int(child) for path in found for child in path.read_text().split()]
+
+
+def test_a_signal_before_there_is_an_event_loop_is_kept_for_it(tmp_path: Path) -> None:
+    """From the moment at which there is something to put away."""
+    script = (
+        "import os, signal, sys, tempfile; from millpond._local import home; from millpond.cli import main;"
+        "made = tempfile.mkdtemp;"
+        "home.tempfile.mkdtemp = lambda **words: (os.kill(os.getpid(), int(sys.argv[1])), made(**words))[1];"
+        "sys.exit(main(['up', '--ephemeral', '--port', '0', '-o', 'json']))"
     )
-    with process:
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["event"] == "starting"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE_S) == 130
-    assert not list(tmp_path.iterdir())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(int(number))],
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEADLINE_S,
+        )
+        events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+        assert (done.returncode, events[-2:]) == (0, ["stopping", "stopped"]), done.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_start_that_was_ended_at_any_instant_is_completed_by_the_next(tmp_path: Path) -> None:
+    for seconds in (0.0, 0.4, 0.8, 1.2):
+        with up(tmp_path, "--port", "0", waits=True) as one:
+            while one.any_event()["event"] != "starting":
+                pass
+            time.sleep(seconds)
+            one.process.kill()
+    with up(tmp_path, "--port", "0", waits=True) as one:
+        while (ready := one.any_event())["event"] != "ready":
+            assert ready["event"] in ("waiting", "starting")
+        assert len(Cli(ready["bootstrap"]).json("cluster", "brokers")) == 3
+        one.end()
+
+
+def test_a_cluster_does_not_become_smaller_by_losing_a_directory(tmp_path: Path) -> None:
+    words = ("--data", "kept", "--port", "0")
+    with up(tmp_path, *words) as one:
+        Cli(one.ready["bootstrap"]).run("topic", "create", "orders")
+        one.end()
+    (tmp_path / "kept" / "broker-2").rename(tmp_path / "away")
+    line = refused(tmp_path, *words)
+    assert "kept: has a cluster of 3, and broker-2 is missing: put it back" in line
+    assert "docs/operations.md" in line
+    assert "kept has a cluster of 3, not 2" in refused(tmp_path, *words, "--brokers", "2")
+    (tmp_path / "away").rename(tmp_path / "kept" / "broker-2")
+    with up(tmp_path, *words) as one:
+        assert [topic["name"] for topic in Cli(one.ready["bootstrap"]).json("topic", "list")] == ["orders"]
+        one.end()
+
+
+def test_a_directory_that_was_made_before_there_were_records_is_taken_over(tmp_path: Path) -> None:
+    words = ("--data", "kept", "--port", "0")
+    with up(tmp_path, *words) as one:
+        one.end()
+    record = tmp_path / "kept" / "cluster.json"
+    before = record.read_text()
+    record.unlink()
+    shutil.move(tmp_path / "kept" / "broker-3", tmp_path / "away")
+    assert "broker-3 is missing" in refused(tmp_path, *words)
+    shutil.move(tmp_path / "away", tmp_path / "kept" / "broker-3")
+    with up(tmp_path, *words) as one:
+        one.end()
+    assert record.read_text() == before
+
+
+def test_what_is_not_a_directory_of_its_own_is_refused(tmp_path: Path) -> None:
+    assert "'' is no directory" in refused(tmp_path, "--data", "", status=2)
+    (tmp_path / "notes.txt").touch()
+    assert "it holds other files, 'notes.txt' for one" in refused(tmp_path, "--data", ".")
+
+
+def test_the_brokers_of_a_run_that_was_killed_are_waited_for(tmp_path: Path) -> None:
+    words = ("--data", "kept", "--brokers", "1", "--port", str(free_ports(1)[0]))
+    with up(tmp_path, *words) as one:
+        one.process.kill()
+    with up(tmp_path, *words, waits=True) as one:
+        if (first := one.any_event())["event"] == "waiting":
+            assert first["brokers"] == [1]
+            one.event("starting")
+        one.event("ready")
+        one.end()
+    # One that takes its time, and one that does not stop before Ctrl-C.
+    with (tmp_path / "kept" / "broker-1" / "log").open() as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with up(tmp_path, *words, waits=True) as one:
+            assert one.event("waiting")["brokers"] == [1]
+            assert one.end() == ["stopping", "stopped"]
+        with up(tmp_path, *words, waits=True) as one:
+            one.event("waiting")
+            fcntl.flock(log, fcntl.LOCK_UN)
+            one.comes_up()
+            one.end()
+    with (tmp_path / "kept" / "broker-1" / "data" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is in use by a broker that was started by itself" in refused(tmp_path, *words)
 
 
 def test_for_people_it_says_how_to_reach_it(tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ class ScriptedBroker:
         """Takes everything and answers nothing."""
         self.slow_s = 0.0
         """What it takes to describe a topic that may be there."""
+        self.others: list[metadata_pb2.Broker] = []
+        """Of its cluster, as it says."""
+        self.cluster_id = b"c" * 16
+        self.told_by = 0
+        """Who it says to be; 0: it is too old to say."""
+        self.unheard_ms = 0
+        """For how long it has heard of no controller; out of touch after 3,000."""
         self.described: list[str] = []
         """What it was asked to describe."""
         self.idle_ms = 0
@@ -139,12 +146,15 @@ class ScriptedBroker:
         )
         broker = metadata_pb2.Broker(id=1, address=self.address, state=metadata_pb2.BROKER_STATE_RUNNING)
         return metadata_pb2.ClusterMetadata(
-            cluster_id=b"c" * 16,
+            cluster_id=self.cluster_id,
             version=self.version,
             controller_id=1,
-            brokers=[broker],
+            brokers=[broker, *self.others],
             topics=[topic] if self.topics else [],
             batch_bytes_max=4 << 20,
+            told_by=self.told_by,
+            unheard_ms=self.unheard_ms,
+            out_of_touch=self.unheard_ms > 3_000,
         )
 
     async def _describe(self, request: metadata_pb2.DescribeRequest, _: Any) -> metadata_pb2.ClusterMetadata:

@@ -14,6 +14,7 @@ from typing import Literal
 import pytest
 
 import millpond
+from millpond.cli.health import problems_of
 from millpond.client import Client
 from millpond.errors import MillpondError, NotEnoughReplicas, NotLeader
 from tests.integration.cluster.conftest import controller_of, healed, led_by
@@ -215,3 +216,22 @@ async def test_a_leader_and_one_follower_that_do_not_hear_each_other_go_on_witho
     assert not load.failures
     await reading.reaches(load)
     await load.audit(three.bootstrap)
+
+
+async def test_the_status_is_told_by_who_is_in_touch_although_another_was_asked(
+    three: NetworkedCluster, client: Client
+) -> None:
+    """A broker that is cut off from the others, and not from its clients, knows less than they."""
+    await healed(client)
+    cut = await controller_of(client)
+    only = three.bootstrap.split(",")[cut - 1]
+    async with millpond.connect(only, timeout=10.0) as by_the_cut_off:
+        with three.network.without(cut_off(cut, "both")):
+            await asyncio.sleep(2 * SESSION_S)
+            status = await by_the_cut_off.admin.status()
+            assert status.current
+            assert status.told_by != cut
+            assert not status.silent
+            assert {broker.id: broker.state for broker in status.brokers}[cut] == "fenced"
+            assert next(iter(problems_of(status))).name == "out_of_cluster"
+    await healed(client)

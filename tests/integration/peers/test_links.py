@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 
@@ -114,6 +115,15 @@ def test_a_voter_that_comes_back_on_its_port_is_found_within_a_second_or_two(vot
         one.links.send(2, [b"again"])
         two.told.wait(lambda: bool(two.told.messages))  # noqa: B023 - waited for within the round
         assert two.told.got(1) == [b"again"]
+
+
+def test_a_voter_that_stops_is_nothing_to_warn_of(voter: MakeVoter, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    one, two = voter(1), voter(2)
+    link_all(one, two)
+    two.close()
+    until(lambda: any(record.getMessage() == "peer_lost" for record in caplog.records))
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 def test_a_voter_may_be_connected_to_before_it_is_there(voter: MakeVoter) -> None:

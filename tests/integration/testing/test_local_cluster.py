@@ -59,7 +59,7 @@ def test_a_broker_is_ready_in_about_a_second_and_answers_on_all_its_ports() -> N
         assert "millpond_records_in_total 0.0" in get(cluster.http_address(), "/metrics")[1]
         events = [json.loads(line)["event"] for line in cluster.logs(0).splitlines()]
         assert "ready" in events
-    assert took < 10, "about one where nothing else runs"
+    assert took < 30, "about one where nothing else runs"
 
 
 async def test_it_works_the_same_in_a_coroutine_with_a_client() -> None:

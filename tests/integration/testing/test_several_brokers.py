@@ -134,6 +134,12 @@ def test_a_given_directory_is_found_again_with_as_many_brokers(tmp_path: Path) -
             pass
     with LocalCluster(brokers=3, data_dir=tmp_path) as cluster:
         cluster.wait_ready()
+    (tmp_path / "broker-2").rename(tmp_path / "lost")
+    configured = (tmp_path / "broker-1" / "broker.toml").read_bytes()
+    with pytest.raises(InvalidConfig, match="a cluster of 3"), LocalCluster(brokers=2, data_dir=tmp_path):
+        pass
+    assert (tmp_path / "broker-1" / "broker.toml").read_bytes() == configured
+    (tmp_path / "lost").rename(tmp_path / "broker-2")
     assert identities == [(tmp_path / f"broker-{n}" / "data" / "identity").read_bytes() for n in (1, 2, 3)]
 
 

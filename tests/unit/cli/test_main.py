@@ -19,7 +19,8 @@ import pytest
 
 import millpond
 from millpond import cli, errors
-from millpond.cli.app import described, root
+from millpond.cli.app import root
+from millpond.cli.hints import described
 
 NOWHERE = "-b 127.0.0.1:1 --timeout 0.2"
 """Port 1 needs privileges that nothing in a test has: nobody listens there."""
@@ -299,7 +300,8 @@ def test_a_relative_time_is_not_taken_for_an_option() -> None:
 def test_a_cluster_that_is_not_there_is_named_with_what_to_do() -> None:
     assert failed(f"topic ls {NOWHERE}") == (
         "millpond: no broker could be reached: 127.0.0.1:1 (connection refused);"
-        " start one with: millpond broker --config FILE, or name another with -b HOST:PORT"
+        " start one with: millpond broker --config FILE (several on this machine: millpond up),"
+        " or name another with -b HOST:PORT"
     )
 
 

@@ -40,13 +40,19 @@ def logs(tmp_path: Path, *names: str) -> dict[str, Path]:
     return {name: tmp_path / name for name in names}
 
 
+def followed(paths: dict[str, Path], *, colours: bool) -> Screen:
+    shown = Screen(colours=colours)
+    shown.follow(paths)
+    return shown
+
+
 def test_what_is_said_comes_after_what_was_logged_and_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pipe() as (reader, writer):
         monkeypatch.setattr(screen, "STDERR", writer)
         paths = logs(tmp_path, "one", "second")
-        shown = Screen(paths, colours=False)
+        shown = followed(paths, colours=False)
         for path in paths.values():
             path.write_bytes(b"begin\nend\n")
         shown.say("said", writer)
@@ -54,12 +60,23 @@ def test_what_is_said_comes_after_what_was_logged_and_all_of_it(
         assert drained(reader) == "one    | begin\none    | end\nsecond | begin\nsecond | end\nsaid\n"
 
 
+def test_something_can_be_said_before_there_are_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pipe() as (reader, writer):
+        monkeypatch.setattr(screen, "STDERR", writer)
+        shown = Screen(colours=False)
+        shown.say("waiting", writer)
+        shown.follow(logs(tmp_path, "one"))
+        (tmp_path / "one").write_bytes(b"begin\n")
+        shown.close()
+        assert sorted(drained(reader).splitlines()) == ["one | begin", "waiting"]
+
+
 def test_colours_tell_brokers_apart_and_what_needs_attention(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pipe() as (reader, writer):
         monkeypatch.setattr(screen, "STDERR", writer)
-        shown = Screen(logs(tmp_path, "one"), colours=True)
+        shown = followed(logs(tmp_path, "one"), colours=True)
         (tmp_path / "one").write_bytes(
             b'{"ts": "2026-11-21T05:38:12.123Z", "level": "error", "logger": "l", "event": "cut"}\n'
         )
@@ -70,7 +87,7 @@ def test_colours_tell_brokers_apart_and_what_needs_attention(
 def test_a_reader_that_has_left_stops_nothing(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    shown = Screen(logs(tmp_path, "one"), colours=False)
+    shown = followed(logs(tmp_path, "one"), colours=False)
     for _ in range(10):
         shown.say("said", writer)
     shown.close()
@@ -83,7 +100,7 @@ def test_a_reader_that_stands_still_keeps_nobody_waiting(
 ) -> None:
     monkeypatch.setattr(screen, "CLOSE_SECONDS_MAX", 0.2)
     reader, writer = os.pipe()
-    shown = Screen(logs(tmp_path, "one"), colours=False)
+    shown = followed(logs(tmp_path, "one"), colours=False)
     for _ in range(5 * screen.SAID_MAX):
         shown.say("x" * 1000, writer)
     assert len(shown._said) <= screen.SAID_MAX

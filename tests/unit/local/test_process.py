@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from millpond._local import process
-from millpond._local.process import BrokerProcess
+from millpond._local.process import BrokerProcess, still_runs
 from millpond._local.waiting import run_async, run_blocking
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
 from tests.unit.embedded.leaks import nothing_left_behind
@@ -128,8 +129,12 @@ def test_what_says_something_else_is_no_broker_and_is_ended(
 
 async def test_a_start_that_takes_too_long_is_ended_and_told_with_the_log(log: Path) -> None:
     one = broker("never_ready", log)
+    one.launch()
+    while "thinking" not in one.log():  # however long Python takes to begin
+        await asyncio.sleep(0.01)
+    one.kill()
     with pytest.raises(OperationTimeout, match=r"start of broker 0(?s:.*)thinking"):
-        run_blocking(one.start(2))
+        run_blocking(one.start(0.2))
     with pytest.raises(OperationTimeout, match=r"within 0\.2 s"):
         await run_async(one.start(0.2))
     assert one.pid is None
@@ -211,6 +216,47 @@ def test_an_interrupted_start_leaves_no_process(log: Path) -> None:
         run_blocking(one.start(30))
     timer.join()
     assert one.pid is None
+
+
+def test_an_interrupt_while_a_process_is_made_is_kept_until_it_can_be_ended(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        """By the time it is there, and nobody has it."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    one = broker("never_ready", log)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_blocking(one.start(30))
+    assert one.pid is None
+    assert state(made[0]) == "", "it has ended, and its status was taken"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_was_killed_has_its_time_to_end(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little is left to one that ends by itself: on a busy machine it is not gone at once."""
+    monkeypatch.setattr(process, "END_SECONDS_MAX", 0.0)
+    one = broker("closes_its_output_and_stays", log)
+    with pytest.raises(InternalError, match="ended with status None"):
+        run_blocking(one.start(30))
+    assert one.pid is None
+
+
+def test_it_is_known_to_run_by_its_log_until_it_has_ended(log: Path) -> None:
+    one = broker("well", log)
+    assert not still_runs(log)
+    run_blocking(one.start(30))
+    assert still_runs(log)
+    one.kill()
+    assert not still_runs(log)
 
 
 def test_ctrl_c_in_a_terminal_is_not_sent_to_it(log: Path) -> None:

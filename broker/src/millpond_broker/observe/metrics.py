@@ -136,6 +136,7 @@ _LOOKED_UP: Final = {
     "unanswered_bytes_max": "What they may be at most: limits.produce_bytes_max",
     "metadata_version": "Commands of the metadata log that were applied",
     "is_controller": "1 where this broker is the cluster's controller",
+    "controller_unheard_seconds": "Since this broker heard of the controller: what it knows may be so old",
     "brokers": "Brokers of the cluster, by state, as this broker knows",
     "partitions_led": "Partitions that this broker leads",
     "partitions_under_replicated": "Of those, how many have replicas that are not in sync",

@@ -14,6 +14,7 @@ from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.rpc.calls import Context, parse, refuse, unary
 from millpond_broker.rpc.translate import cluster_metadata
 from millpond_broker.runtime.broker import Broker
+from millpond_broker.runtime.touch import CURRENT_SECONDS_MAX
 
 IDLE_SECONDS: Final = 1.0
 """A watch on which nothing changes gets a sign of life so often: what hangs is found out by its silence, well
@@ -65,7 +66,12 @@ class MetadataService:
         return self._cluster(image, _topics(image, request.topics))
 
     def _cluster(self, image: MetadataImage, topics: list[TopicImage]) -> metadata_pb2.ClusterMetadata:
-        return cluster_metadata(image, topics, self._broker.options.limits.batch_bytes_max)
+        options = self._broker.options
+        cluster = cluster_metadata(image, topics, options.limits.batch_bytes_max, options.broker_id)
+        unheard_seconds = self._broker.unheard_seconds()
+        cluster.unheard_ms = int(unheard_seconds * 1000)
+        cluster.out_of_touch = unheard_seconds > CURRENT_SECONDS_MAX
+        return cluster
 
     async def _watch(self, data: bytes, context: Context) -> None:
         try:

@@ -185,8 +185,12 @@ class Connection:
     def _on_done(self, call: Any) -> None:
         self._threads.add(threading.current_thread())
         code, details = call.code(), call.details() or ""
-        unreachable = code is grpc.StatusCode.UNAVAILABLE
-        reason = Reason.UNREACHABLE if unreachable else Reason.REFUSED
+        if code is grpc.StatusCode.UNAVAILABLE:
+            reason = Reason.UNREACHABLE
+        elif code is grpc.StatusCode.CANCELLED and self._proven:
+            reason = Reason.CLOSED  # it stops, or a newer link has taken this one's place: nothing is wrong
+        else:
+            reason = Reason.REFUSED
         self.end(LinkRefused(reason, f"{code.name}: {details[:DETAILS_CHARACTERS_MAX]}"))
         self._done.set()
 

@@ -29,6 +29,9 @@ WORKED_SECONDS: Final = 1.0
 PREDECESSOR_SECONDS_MAX: Final = 3.0
 """For the thread of a link that was given up to end."""
 
+_USUAL: Final = (Reason.UNREACHABLE, Reason.MOVED, Reason.CLOSED)
+"""Ends of links that nobody needs to look into: peers are stopped and started."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -148,7 +151,7 @@ class OutgoingLink:
             self._earliest = now if moved else now + PAUSE_SECONDS_MIN
             address = self._address
         name = "peer_lost" if connected else "peer_not_reached"
-        level = logging.INFO if end.reason in (Reason.UNREACHABLE, Reason.MOVED) else logging.WARNING
+        level = logging.INFO if end.reason in _USUAL else logging.WARNING
         self._shared.log.tell(level, name, self._peer, end.reason, address=address, detail=end.detail)
 
     def _tell_connected(self) -> None:

@@ -43,9 +43,9 @@ def bounded(text: str) -> str:
 
 
 def cluster_metadata(
-    image: MetadataImage, topics: Iterable[TopicImage], batch_bytes_max: int
+    image: MetadataImage, topics: Iterable[TopicImage], batch_bytes_max: int, told_by: int
 ) -> metadata_pb2.ClusterMetadata:
-    """The cluster, with those topics."""
+    """The cluster, with those topics, as that broker knows it."""
     return metadata_pb2.ClusterMetadata(
         cluster_id=image.cluster_id or b"",
         version=image.version,
@@ -53,6 +53,7 @@ def cluster_metadata(
         brokers=[_broker(broker, is_voter=key in image.voters) for key, broker in image.brokers.items()],
         topics=[topic_message(topic) for topic in topics],
         batch_bytes_max=batch_bytes_max,
+        told_by=told_by,
     )
 
 

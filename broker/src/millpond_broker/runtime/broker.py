@@ -145,6 +145,7 @@ class Broker:
         self._feed: Feed | None = None
         self._topics: Topics | None = None
         self._controller: Controller | None = None
+        self._heartbeats: Heartbeats | None = None
         self._voting: Voting | None = None
         self._producer_ids: list[int] = []
         self._taking_ids = asyncio.Lock()
@@ -227,6 +228,7 @@ class Broker:
             await _unless(stopping, member.join(registration))
             if not stopping.is_set():
                 self.phase = Phase.RUNNING
+                member.heartbeats.touch.joined()
                 ready()
                 await stopping.wait()
                 if not await member.leave(self.options.stop_seconds_max):
@@ -286,7 +288,7 @@ class Broker:
         metadata.subscribe(feed.publish)
         end_following = metadata.subscribe(partitions.follow)
         self._metadata, self._partitions, self._feed = metadata, partitions, feed
-        self._controller = controller
+        self._controller, self._heartbeats = controller, heartbeats
         self._topics = Topics(
             metadata,
             partitions,
@@ -407,6 +409,18 @@ class Broker:
         """Whether the controller answered within a session: what is known here is hardly older."""
         return self._partitions is not None and self._partitions.has_lease()
 
+    def unheard_seconds(self) -> float:
+        """For how long the controller has not been heard of: what is known here may be so old."""
+        return 0.0 if self._heartbeats is None else self._heartbeats.unheard_seconds()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether clients should be sent here, and how it is, or why not, in words."""
+        if self.phase is not Phase.RUNNING:
+            return False, self.phase.value
+        assert self._heartbeats is not None, "it runs"
+        why_not = self._heartbeats.touch.why_not_ready()
+        return why_not is None, why_not or self.phase.value
+
     def metadata(self) -> MetadataImage:
         """The metadata now. Raises BrokerNotReady."""
         self.check_running()
@@ -459,6 +473,7 @@ class Broker:
         """What is looked up rather than counted."""
         image = EMPTY if self._feed is None else self._feed.image
         yield "is_controller", {}, int(self._controller is not None and self._controller.is_controller)
+        yield "controller_unheard_seconds", {}, round(self.unheard_seconds(), 3)
         yield "unanswered_bytes", {}, self.unanswered_bytes
         yield "unanswered_bytes_max", {}, self.options.produce.total_bytes_max
         yield from gauges.of_cluster(image, self.options.broker_id)

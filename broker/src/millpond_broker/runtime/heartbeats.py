@@ -24,6 +24,7 @@ from millpond_broker.runtime.control_messages import Beat, Beaten
 from millpond_broker.runtime.controller import Seat
 from millpond_broker.runtime.digests import Digests
 from millpond_broker.runtime.ports import Clock
+from millpond_broker.runtime.touch import Touch
 
 _log: Final = logging.getLogger(__name__)
 
@@ -103,8 +104,7 @@ class Lease:
         this broker is the controller, as far as it knows.
         """
         if sent_at >= self._ended_at:
-            heard_at = sent_at - UNHEARD_SECONDS_MAX if by_itself else sent_at
-            self._until = max(self._until, heard_at + SESSION_SECONDS)
+            self._until = max(self._until, _known_at(sent_at, by_itself=by_itself) + SESSION_SECONDS)
 
     def end(self) -> None:
         """It is over: the controller said so, or nobody knows. Heartbeats from before give it no more."""
@@ -118,6 +118,11 @@ class Lease:
         if not was_in_time:
             self.end()
         return was_in_time
+
+
+def _known_at(sent_at: float, *, by_itself: bool) -> float:
+    """Up to when the answer to a heartbeat that was sent then says who controls."""
+    return sent_at - UNHEARD_SECONDS_MAX if by_itself else sent_at
 
 
 class Heartbeats:
@@ -137,6 +142,7 @@ class Heartbeats:
         self._lease = lease
         self._digests = digests
         self._clock = seat.clock
+        self.touch: Final = Touch(seat.clock, is_alone=seat.streams is None)
         self._beat_here = beat_here
         self._line = Line(seat.streams, seat.metadata.controller_elsewhere) if seat.streams else None
         self._under_way = 0
@@ -179,6 +185,11 @@ class Heartbeats:
                     await self._wake.wait()
                     due = self._clock.monotonic()
             self._wake.clear()
+
+    def unheard_seconds(self) -> float:
+        """How old what is known here may be: since the controller was heard of, or said to know more."""
+        behind = self._behind.since(self._metadata.image.version, self._clock.monotonic())
+        return max(self.touch.unheard_seconds(), behind)
 
     async def known_everywhere(self, version: int) -> None:
         """Wait until all others that are alive have metadata of that version. The caller has the deadline."""
@@ -234,6 +245,8 @@ class Heartbeats:
         if answer is not None and answer.heard is not None:
             by_itself |= bool(self._metadata.log.term)
             self._take(answer, image)
+            in_session = answer.heard is Heard.EXTENDED
+            self.touch.heard(_known_at(sent_at, by_itself=by_itself), in_session=in_session)
             if answer.heard is Heard.EXTENDED:
                 self._lease.extend(sent_at, by_itself=by_itself)
             is_settled = broker.state is not BrokerState.FENCED or answer.heard is Heard.FENCED

@@ -140,6 +140,10 @@ def _without(topics: Iterable[TopicView], removed: set[bytes]) -> dict[str, Topi
 
 
 DEFAULT_PORT: Final = 7070
+HTTP_PORT: Final = "it speaks HTTP: this is no port for clients, but perhaps a broker's for metrics"
+"""Of ClusterUnavailable: why there is no broker at an address where somebody answers."""
+PEER_PORT: Final = "it speaks gRPC, but is no port for clients: perhaps a broker's for other brokers"
+"""Likewise."""
 HOW_TO_WRITE: Final = "write host:port, several with commas between"
 
 

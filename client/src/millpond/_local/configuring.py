@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from millpond._local.examining import CONFIG, SECRET
 from millpond._local.ports import LOOPBACK, free_ports
+from millpond._local.whole import write_whole
 from millpond.wire.errors import InvalidConfig
 
 _OWN_KEYS: Final = (
@@ -33,8 +35,9 @@ class Addresses(NamedTuple):
 
 
 def count_before(directory: Path) -> int:
-    """How many brokers have their data there."""
-    return len(list(directory.glob("broker-*/data/metadata")))
+    """How many brokers have their data there, or had: those that are left know who votes."""
+    there = [path.parents[1] for path in directory.glob("broker-*/data/metadata")]
+    return max([len(there), *(len(_cluster_of(home).get("voters", ())) for home in there)])
 
 
 def check_count(directory: Path, count: int, voters: int | None = None) -> None:
@@ -52,11 +55,11 @@ def write_configs(
     config: Mapping[str, Any],
     voters: int | None = None,
     *,
-    ports: Sequence[int] | None = None,
-) -> list[Addresses]:
-    """Every broker's file, with three ports each (for clients, brokers, HTTP) or free ones, and the secret
-    that they share; the first `voters` vote, or all. Where each listens: voters of before keep the address by
-    which the others know them.
+    addresses: Sequence[Addresses] | None = None,
+) -> None:
+    """Every broker's file, with these addresses or free ones, and the secret that they share; the first
+    `voters` vote, or all. Where addresses are chosen here, voters of before keep those by which the others
+    know them.
 
     Raises InvalidConfig as a broker would.
     """
@@ -64,14 +67,13 @@ def write_configs(
         if key in config:
             raise InvalidConfig(key=key, reason="is chosen by LocalCluster")
     homes = [directory / f"broker-{number}" for number in range(1, count + 1)]
-    given = iter(free_ports(3 * count) if ports is None else ports)
-    chosen = [Addresses(*(f"{LOOPBACK}:{next(given)}" for _ in range(3))) for _ in homes]
-    # The metadata of several voters have the addresses by which they reach each other.
-    kept = [_peer_address(home) if count > 1 else None for home in homes]
-    addresses = [own._replace(peer=before or own.peer) for before, own in zip(kept, chosen, strict=True)]
+    if addresses is None:
+        # The metadata of several voters have the addresses by which they reach each other.
+        kept = [_peer_address(home) if count > 1 else None for home in homes]
+        addresses = [own._replace(peer=peer or own.peer) for peer, own in zip(kept, free(count), strict=True)]
     together: dict[str, Any] = {}
     if count > 1:
-        secret = directory / "secret"
+        secret = directory / SECRET
         _make_secret(secret)
         together = {
             "cluster.voters": [f"{number}@{own.peer}" for number, own in enumerate(addresses[:voters], 1)],
@@ -86,27 +88,37 @@ def write_configs(
             "cluster.peer_listen": where.peer,
             "http.listen": where.http,
         }
-        _write_config(home / "broker.toml", own | together | dict(config))
-    return addresses
+        _write_config(home / CONFIG, own | together | dict(config))
+
+
+def free(count: int) -> list[Addresses]:
+    """For so many brokers, where nobody listens just now."""
+    ports = iter(free_ports(3 * count))
+    return [Addresses(*(f"{LOOPBACK}:{next(ports)}" for _ in range(3))) for _ in range(count)]
 
 
 def _make_secret(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(), encoding="ascii")
+    # An empty one is of a start that was killed as it made it: no broker has ever started with that.
+    if not path.exists() or not path.stat().st_size:
+        write_whole(path, secrets.token_hex(), 0o600)
 
 
 def _peer_address(home: Path) -> str | None:
     """Where the other voters reach a broker that has been one before."""
     if not (home / "data" / "metadata").exists():
         return None
-    try:
-        found = tomllib.loads((home / "broker.toml").read_text(encoding="utf-8"))
-        address = found["cluster"]["peer_listen"]
-    except (OSError, ValueError, KeyError):
-        return None
+    address = _cluster_of(home).get("peer_listen")
     return address if isinstance(address, str) else None
+
+
+def _cluster_of(home: Path) -> Mapping[str, Any]:
+    """What a broker's configuration says of its cluster; nothing where it cannot be read."""
+    try:
+        cluster = tomllib.loads((home / CONFIG).read_text(encoding="utf-8"))["cluster"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return cluster if isinstance(cluster, dict) else {}
 
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -117,7 +129,7 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
     text = "\n".join(
         "\n".join((f"[{json.dumps(section)}]", *lines, "")) for section, lines in sections.items()
     )
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     # What is wrong with it is better said here than by a process that ends.
     from millpond_broker.config import load  # noqa: PLC0415 - a crossing, and only when brokers are started
 

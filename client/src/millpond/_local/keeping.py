@@ -6,28 +6,33 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from millpond._local.configuring import Addresses, check_count, count_before, write_configs
-from millpond._local.ports import is_taken
+from millpond._local.addressing import check_free, choose
+from millpond._local.configuring import Addresses, write_configs
+from millpond._local.examining import CONFIG, LOG, examine
+from millpond._local.home import in_use, running
 from millpond._local.process import BrokerProcess
+from millpond._local.record import Record, write_record
 from millpond._local.restarts import Restarts
 from millpond._local.starting import START_SECONDS_MAX, start_all, start_on_free_ports
 from millpond._local.waiting import run_async
-from millpond.wire.errors import InternalError, InvalidConfig
+from millpond._local.whole import sync_directory
+from millpond.wire.errors import DirectoryInUse, InternalError
 
-BROKERS: Final = 3
-"""Without another wish: the fewest that outlive the loss of one."""
-PORTS_EACH: Final = 10
-"""From one broker's first port to the next one's: clients, then brokers, then HTTP."""
 STOP_TIMEOUT_MS: Final = 5_000
 """limits.stop_timeout_ms of these brokers: who is at a terminal does not wait half a minute."""
 STOP_SECONDS_MAX: Final = STOP_TIMEOUT_MS / 1000 + 10.0
 """For all of them to stop, side by side; then they are killed."""
+FORMER_SECONDS_MAX: Final = STOP_SECONDS_MAX + 5.0
+"""For the brokers of a run that was killed, which stop by themselves."""
+FORMER_LOOK_SECONDS: Final = 0.1
+"""Between two looks whether they have."""
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 """Gets the name of an event and its facts."""
@@ -45,22 +50,34 @@ class KeepOptions:
     restart: bool = True
 
 
+def check(options: KeepOptions) -> None:
+    """Raise, before anything is written, what a `Keeper` of these options would say about the directory; and
+    about the ports, if the directory is still to be made.
+
+    Raises NotADataDirectory, UnsupportedFormat, InvalidConfig.
+    """
+    record = examine(options.directory, options.brokers)
+    if not options.directory.exists():
+        check_free(choose(options.port, record), record)
+
+
 class Keeper:
-    """The brokers of one directory. `run` once; `stop` and `kill` from the same event loop."""
+    """The brokers of one directory. `run` once; `stop` from the same event loop."""
 
     def __init__(self, options: KeepOptions, tell: Tell) -> None:
-        """Raises InvalidConfig for another number of brokers than the directory has."""
+        """Writes nothing. Raises as `check` does of the directory."""
         self._options = options
         self._tell = tell
-        count = options.brokers or count_before(options.directory) or BROKERS
-        check_count(options.directory, count)
-        homes = [options.directory / f"broker-{number}" for number in range(1, count + 1)]
-        self.logs: Final = {f"broker-{number}": home / "log" for number, home in enumerate(homes, 1)}
-        for home in homes:
-            home.mkdir(parents=True, exist_ok=True)
-        self._brokers = [
-            BrokerProcess(number, home / "broker.toml", home / "log") for number, home in enumerate(homes, 1)
-        ]
+        # Absolute: a configuration file means the same wherever a broker is started with it.
+        self._directory: Final = options.directory.absolute()
+        self._record: Record = examine(options.directory, options.brokers)
+        homes = {
+            number: self._directory / f"broker-{number}" for number in range(1, self._record.brokers + 1)
+        }
+        self.logs: Final = {home.name: home / LOG for home in homes.values()}
+        """By name. They are there once `starting` has been told."""
+        self._brokers = [BrokerProcess(number, home / CONFIG, home / LOG) for number, home in homes.items()]
+        self._is_started = False
         self._stopping = asyncio.Event()
         self._unclean: list[BrokerProcess] = []
 
@@ -68,16 +85,20 @@ class Keeper:
         """Start them, and return when none runs any more: whether all stopped cleanly because `stop` was
         called. Cancelled, it kills them.
 
-        Raises InvalidConfig for a port that is taken, InternalError for a broker that ends as it starts,
-        OperationTimeout; none runs then.
+        Raises InvalidConfig for a port that is taken, DirectoryInUse for brokers that somebody else has
+        started there, InternalError for a broker that ends as it starts, OperationTimeout; none runs then.
         """
         try:
-            await self._start()
-            members = [{**self._facts(broker), "pid": broker.pid} for broker in self._brokers]
-            self._tell("ready", {"bootstrap": self.bootstrap, "brokers": members})
-            async with asyncio.TaskGroup() as tasks:
-                for broker in self._brokers:
-                    tasks.create_task(self._keep(broker), name=str(broker))
+            if await self._start():
+                self._record = self._record._replace(is_founded=True)
+                write_record(self._directory, self._record)
+                members = [{**self._facts(broker), "pid": broker.pid} for broker in self._brokers]
+                self._tell("ready", {"bootstrap": self.bootstrap, "brokers": members})
+                async with asyncio.TaskGroup() as tasks:
+                    for broker in self._brokers:
+                        tasks.create_task(self._keep(broker), name=str(broker))
+            else:
+                await self._end_what_began()
         finally:
             for broker in self._brokers:
                 broker.kill()
@@ -89,28 +110,78 @@ class Keeper:
         return ",".join(str(broker.ready["client"]) for broker in self._brokers if broker.ready)
 
     def stop(self) -> None:
-        """Have them stop, side by side: leaderships need not be handed to those who leave as well."""
+        """Have them stop, side by side: leaderships need not be handed to those who leave as well. While they
+        start, those that have been launched.
+        """
         self._stopping.set()
-        for broker in self._brokers:
-            broker.ask_to_stop()
+        if self._is_started:
+            for broker in self._brokers:
+                broker.ask_to_stop()
 
     # --- starting -------------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _start(self) -> bool:
+        """Whether they are all ready: not, if `stop` was called before."""
+        await self._wait_for_former()
+        if self._stopping.is_set():
+            return False
+        self._remember(self._choose())  # raises for what is wrong, before anything is written
+        for path in self.logs.values():
+            path.parent.mkdir(exist_ok=True)
+        sync_directory(self._directory)
         self._tell("starting", {"brokers": len(self._brokers), "data_dir": str(self._options.directory)})
         if not self._options.port:
-            await run_async(start_on_free_ports(self._brokers, self._configure))
-            return
-        for number, addresses in enumerate(self._configure(), 1):
-            for purpose, address in addresses._asdict().items():
-                _check_free(address, f"broker {number}, {PURPOSES[purpose]}")
-        await run_async(start_all(self._brokers))
+            starts = start_on_free_ports(self._brokers, self._configure, is_stopping=self._stopping.is_set)
+        else:
+            self._configure()
+            starts = start_all(self._brokers, is_stopping=self._stopping.is_set)
+        are_ready = await run_async(starts)
+        # Asked to stop at the very last, none of them knows of it yet.
+        self._is_started = are_ready and not self._stopping.is_set()
+        return self._is_started
 
-    def _configure(self) -> list[Addresses]:
-        count, first = len(self._brokers), self._options.port
-        ports = [first + PORTS_EACH * broker + each for broker in range(count) for each in range(3)]
+    async def _wait_for_former(self) -> None:
+        """Those of a run that was killed stop by themselves; until then they have their ports and data."""
+        until = time.monotonic() + FORMER_SECONDS_MAX
+        is_told = False
+        while former := running(self._directory):
+            if time.monotonic() >= until:
+                whose = f"broker {former[0]} of a run before, which does not end"
+                raise DirectoryInUse(path=str(self._options.directory), holder=whose)
+            if not is_told:
+                is_told = True
+                self._tell("waiting", {"brokers": former, "seconds_max": FORMER_SECONDS_MAX})
+            if await self._stops_within(FORMER_LOOK_SECONDS):
+                return
+        if (data := in_use(self._directory)) is not None:
+            raise DirectoryInUse(path=str(data), holder="a broker that was started by itself")
+
+    def _choose(self) -> list[Addresses]:
+        self._record = examine(self._directory, len(self._brokers))  # as it is by now
+        addresses = choose(self._options.port, self._record)
+        check_free(addresses, self._record)
+        return addresses
+
+    def _configure(self) -> None:
+        addresses = self._choose()
+        self._remember(addresses)
         config = {"limits.stop_timeout_ms": STOP_TIMEOUT_MS}
-        return write_configs(self._options.directory, count, config, ports=ports if first else None)
+        write_configs(self._directory, len(addresses), config, addresses=addresses)
+
+    def _remember(self, addresses: Sequence[Addresses]) -> None:
+        """First of all: by the time at which one broker may have data it is known how many they are."""
+        peers = tuple(own.peer for own in addresses) if len(addresses) > 1 else ()
+        self._record = self._record._replace(peers=peers)
+        write_record(self._directory, self._record)
+
+    async def _end_what_began(self) -> None:
+        """Stop those that were launched, of which some may not be ready."""
+        for broker in self._brokers:
+            broker.ask_to_stop()
+        for broker in self._brokers:
+            status = await run_async(broker.ends())
+            # Until it handles signals it has opened nothing, and ends by them.
+            self._stopped(broker, None if status == -signal.SIGTERM else status)
 
     # --- keeping --------------------------------------------------------------------------------------
 
@@ -162,29 +233,6 @@ class Keeper:
             "broker": broker.number,
             **{name: broker.ready.get(name) for name in ("client", "peer", "http")},
         }
-
-
-PURPOSES: Final[Mapping[str, str]] = {
-    "client": "for clients",
-    "peer": "for the other brokers",
-    "http": "for HTTP",
-}
-
-
-def last_port(port: int, brokers: int) -> int:
-    """The highest port of so many brokers."""
-    return port + PORTS_EACH * (brokers - 1) + 2
-
-
-def _check_free(address: str, whose: str) -> None:
-    try:
-        if not is_taken(address):
-            return
-        why = "is taken"
-    except OSError as error:
-        why = f"cannot be had, {error.strerror}"
-    what_to_do = "end what listens there, or name others with --port, 0 for free ones"
-    raise InvalidConfig(key=address, reason=f"{why} ({whose}): {what_to_do}")
 
 
 def ended(status: int | None) -> str:

@@ -8,14 +8,17 @@ however that happens: the broker then stops (`--exit-with-parent`). Its stderr i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from millpond._local.waiting import Steps, Wait
 from millpond.wire.errors import InternalError, InvalidRequest, OperationTimeout
@@ -27,7 +30,9 @@ TAIL_LINES: Final = 20
 OUTPUT_BYTES_MAX: Final = 64 << 10
 """Of stdout, where one short line is due."""
 END_SECONDS_MAX: Final = 10.0
-"""From the end of its stdout, or SIGKILL, to the end of a process."""
+"""From the end of its stdout to the end of a process."""
+KILLED_SECONDS_MAX: Final = 10.0
+"""From SIGKILL to the end of a process: it takes part of a busy processor's time, too."""
 ENDS_LOOK_SECONDS: Final = 3600.0
 """A wait for the end of a process that may run for days is done in pieces: each has its own end."""
 
@@ -62,16 +67,21 @@ class BrokerProcess:
         """Start it, and return when it is ready. Raises InternalError if it ends instead, OperationTimeout if
         it is not ready by then, both with the end of its log; it does not run then.
         """
-        self.launch()
-        if not (yield from self.comes_up(time.monotonic() + seconds_max)):
-            raise self.gave_up(seconds_max)
+        try:
+            self.launch()
+            if not (yield from self.comes_up(time.monotonic() + seconds_max)):
+                raise self.gave_up(seconds_max)
+        except BaseException:  # an interrupt right after the launch: nothing stays of what has begun
+            self.kill()
+            raise
 
     def launch(self) -> None:
         """Start the process, and no more."""
         assert self.pid is None, "one process at a time"
         self._release()
         self._output, self._is_asked, self.is_paused = b"", False, False
-        with self._log.open("ab") as log:
+        with _uninterrupted(), self._log.open("ab") as log:
+            _mark(log)
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 self._command,
                 stdin=subprocess.PIPE,
@@ -222,7 +232,7 @@ class BrokerProcess:
             return self._process.wait(END_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(END_SECONDS_MAX)
+            self._process.wait(KILLED_SECONDS_MAX)
             return None
 
     def _forget(self) -> int | None:
@@ -239,6 +249,43 @@ class BrokerProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self._process = None
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Have a Ctrl-C raise behind the block: in the middle of it there is a process that nobody knows yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nothing interrupts other threads
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
+    try:
+        yield
+    finally:
+        if before is not None:  # not Python's own
+            signal.signal(signal.SIGINT, before)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _mark(log: BinaryIO) -> None:
+    """Lock a log for as long as the process lives that is given it as its stderr: a lock belongs to what was
+    opened, not to who opened it, and the last to have that open drops it by ending, however that happens.
+    """
+    with contextlib.suppress(OSError):  # somebody else's lock, or a file system that has none: it is a mark
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def still_runs(log: Path) -> bool:
+    """Whether a process lives that was started with that log, by whomever."""
+    try:
+        with log.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no log, or there are no locks: nobody is known
+        return False
+    return False
 
 
 def _environment() -> dict[str, str]:

@@ -21,8 +21,18 @@ PORT_TAKEN: Final = "cannot listen"
 """How a broker's last words tell a port that is taken from all else."""
 
 
-def start_all(brokers: Sequence[BrokerProcess], seconds_max: float = START_SECONDS_MAX) -> Steps[None]:
-    """Raises as BrokerProcess.start; then none of them runs."""
+def _never() -> bool:
+    return False
+
+
+def start_all(
+    brokers: Sequence[BrokerProcess],
+    seconds_max: float = START_SECONDS_MAX,
+    is_stopping: Callable[[], bool] = _never,
+) -> Steps[bool]:
+    """Whether all are ready: not, if it is to stop meanwhile; those that were launched are left running then,
+    for the caller to stop. Raises as BrokerProcess.start; then none of them runs.
+    """
     until = time.monotonic() + seconds_max
     try:
         for broker in brokers:
@@ -30,7 +40,9 @@ def start_all(brokers: Sequence[BrokerProcess], seconds_max: float = START_SECON
         starting = list(brokers)
         while starting:
             for broker in list(starting):
-                look = time.monotonic() + LOOK_SECONDS if len(starting) > 1 else until
+                if is_stopping():
+                    return False
+                look = time.monotonic() + LOOK_SECONDS
                 if (yield from broker.comes_up(min(look, until))):
                     starting.remove(broker)
                 elif time.monotonic() >= until:
@@ -39,24 +51,25 @@ def start_all(brokers: Sequence[BrokerProcess], seconds_max: float = START_SECON
         for broker in brokers:
             broker.kill()
         raise
+    return True
 
 
 def start_on_free_ports(
     brokers: Sequence[BrokerProcess],
     configure: Callable[[], object],
     seconds_max: float = START_SECONDS_MAX,
-) -> Steps[None]:
+    is_stopping: Callable[[], bool] = _never,
+) -> Steps[bool]:
     """Start them all on ports that `configure` finds and writes down; again with others where somebody else
-    was quicker. Raises as `start_all`.
+    was quicker. Returns and raises as `start_all`.
     """
     for tries_left in reversed(range(PORT_TRIES_MAX)):
         configure()
         logged = [len(broker.log()) for broker in brokers]
         try:
-            yield from start_all(brokers, seconds_max)
+            return (yield from start_all(brokers, seconds_max, is_stopping))
         except InternalError:
             logs = (broker.log()[start:] for broker, start in zip(brokers, logged, strict=True))
             if not tries_left or not any(PORT_TAKEN in log for log in logs):
                 raise
-        else:
-            break
+    raise AssertionError("the last try returns or raises")

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from millpond._core.cluster import ClusterView, TopicView, addresses_of
+from millpond._core.cluster import HTTP_PORT, PEER_PORT, ClusterView, TopicView, addresses_of
 from millpond._core.retry import Backoff, Deadline
 from millpond._transport.link import REFUSED, Link
 from millpond._transport.tasks import Tasks
@@ -32,6 +32,7 @@ from millpond.wire.errors import (
     NotController,
     OperationTimeout,
     UnknownTopic,
+    UnsupportedFormat,
 )
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ DESCRIBE_S: Final = 5.0
 RETRY: Final = Backoff(first_s=0.05, factor=2.0, max_s=1.0)
 """Between rounds over all addresses: a broker that restarts is found within a second of being back."""
 
-_NOTHING: Final = metadata_pb2.DescribeRequest(topics=["."])
+NOTHING: Final = metadata_pb2.DescribeRequest(topics=["."])
 """Asks for a topic that no cluster has, since none may have that name."""
 
 _log: Final = logging.getLogger("millpond")
@@ -111,12 +112,18 @@ class Connection:
         """Connect to whichever of the addresses answers first.
 
         Raises ClusterUnavailable, which names each address and what went wrong there, when none did
-        within `timeout` seconds; InvalidConfig for an address that is none.
+        within `timeout` seconds, or sooner where all are of something else; InvalidConfig for an address that
+        is none.
         """
         connection = cls(addresses_of(bootstrap), client_id, timeout)
         try:
             connection.start(connection._keep_watching(), "watch")
-            await connection.newer_than(-1, connection.deadline(timeout))
+            deadline = connection.deadline(timeout)
+            await connection.until(
+                lambda view: view.version >= 0 or connection.is_misdirected, deadline, "waiting for metadata"
+            )
+            if connection.is_misdirected:
+                raise OperationTimeout(what="waiting for metadata", timeout=timeout)
         except OperationTimeout:
             tried = connection.tried()
             await connection.close()
@@ -282,6 +289,12 @@ class Connection:
             self.check()
             return None
 
+    @property
+    def is_misdirected(self) -> bool:
+        """Whether each address that is known is of something that is no broker's port for clients."""
+        reasons = {self._tried.get(address) for address in self._candidates()}
+        return self.view.version < 0 and reasons <= {HTTP_PORT, PEER_PORT}
+
     def tried(self) -> dict[str, str]:
         """Each known address and what went wrong there."""
         return {address: self._tried.get(address, "no answer") for address in self._candidates()}
@@ -375,7 +388,7 @@ class Connection:
         while True:
             await asyncio.sleep(SILENT_S)
             try:
-                await link.call(METADATA, "Describe", _NOTHING, SIGN_OF_LIFE_S)
+                await link.call(METADATA, "Describe", NOTHING, SIGN_OF_LIFE_S)
             except (OperationTimeout, ClusterUnavailable):
                 patience.reschedule(self._loop.time())
                 return
@@ -404,6 +417,8 @@ class Connection:
                 self._tried.clear()
                 candidates = self._candidates()
             failures += 1
+            if self.is_misdirected:
+                self._tell()
             if failures % len(candidates) == 0:
                 jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
                 await asyncio.sleep(RETRY.delay_s(failures // len(candidates), jitter))
@@ -434,6 +449,8 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             told = self.link(address).error_of(error, "Watch")
             tried = told.tried.get(address) if isinstance(told, ClusterUnavailable) else None
+            if isinstance(told, UnsupportedFormat):
+                tried = PEER_PORT
             self._tried[address] = tried or str(told)
         except (ValueError, TypeError) as error:  # what cannot be translated is that broker's fault alone
             self._tried[address] = f"metadata that makes no sense: {error}"

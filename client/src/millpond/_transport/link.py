@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from millpond._core.cluster import HTTP_PORT
 from millpond._transport.translate import CLIENT_ID_METADATA_KEY, error_in
 from millpond.wire.errors import (
     ClusterUnavailable,
@@ -142,6 +143,8 @@ class Link:
 
 
 _BRIEFLY: Final = (
+    ("http1.x server", HTTP_PORT),
+    ("failed parsing http/2", "something that does not speak gRPC answers there"),
     ("connection refused", REFUSED),
     ("connection reset", "connection reset"),
     ("timed out", "connection timed out"),

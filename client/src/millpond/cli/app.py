@@ -16,6 +16,7 @@ from typing import Any, Final
 import click
 
 from millpond.cli import COMMANDS, COMPLETION_VARIABLE, FAILED, INTERRUPTED, USAGE_ERROR
+from millpond.cli.hints import described
 from millpond.wire import errors
 
 TRACEBACK_VARIABLE: Final = "MILLPOND_TRACEBACK"
@@ -125,36 +126,3 @@ def complete() -> int:
 def _tell(message: str, status: int) -> int:
     print("millpond: " + " ".join(message.split()), file=sys.stderr)
     return status
-
-
-# --- what to do about an error -------------------------------------------------------------------------
-
-HINTS: Final[Mapping[type[errors.MillpondError], str]] = {
-    errors.UnknownTopic: "create it with: millpond topic create {topic}",
-    errors.TopicExists: "describe it with: millpond topic describe {topic}",
-    errors.NotEnoughBrokers: "ask for fewer with --replicas",
-    errors.OffsetOutOfRange: "see what there is with: millpond topic describe {topic}",
-    errors.RecordTooLarge: "raise it with: millpond topic alter NAME --config record_bytes_max=N",
-    errors.OperationTimeout: "try again, or wait longer with --timeout",
-    errors.DeliveryTimeout: "see how the cluster is with: millpond cluster status",
-    errors.BrokerNotReady: "try again in a moment",
-}
-"""What a person can do who sees the error at a prompt; where its own message does not say."""
-
-
-def described(error: errors.MillpondError, command: str | None = None) -> str:
-    """The error in one line, with what to do about it, given the command that it ended."""
-    if isinstance(error, errors.UnknownTopic) and command == "topic":
-        # Who deletes or alters a topic does not want a new one: the name is another.
-        return f"{error}; see which there are with: millpond topic list"
-    if isinstance(error, errors.ClusterUnavailable):
-        tried = ", ".join(f"{address} ({reason})" for address, reason in error.tried.items())
-        return (
-            f"no broker could be reached: {tried}; start one with: millpond broker --config FILE,"
-            " or name another with -b HOST:PORT"
-        )
-    if isinstance(error, errors.DeliveryFailed | errors.PartialDelivery):
-        first = error.first if isinstance(error, errors.DeliveryFailed) else next(iter(error.failed.values()))
-        return described(first) if isinstance(first, errors.MillpondError) else str(first)
-    hint = next((text for kind, text in HINTS.items() if isinstance(error, kind)), None)
-    return str(error) if hint is None else f"{error}; {hint.format_map(error.facts())}"

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millpond.cli.app import CommandGroup
-from millpond.cli.health import problems_of
-from millpond.cli.output import counted, print_json, print_table
+from millpond.cli.health import problems_of, seen_of
+from millpond.cli.hints import here
+from millpond.cli.output import counted, print_json, print_table, say
 from millpond.cli.session import Common, common, with_client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from millpond.admin import BrokerDescription, TopicDescription
+    from millpond.admin import BrokerDescription, ClusterStatus, TopicDescription
     from millpond.client import Client
     from millpond.wire.record import TopicPartition
 
@@ -40,16 +41,23 @@ def brokers(common: Common) -> None:
       millpond cluster brokers -o json | jq -r .address
     """
 
-    async def work(client: Client) -> list[BrokerDescription]:
-        return await client.admin.brokers()
+    async def work(client: Client) -> ClusterStatus:
+        return await client.admin.status()
 
     found = with_client(common, work)
+    if not found.current:
+        say(here(f"millpond: {_how_old(found)}; see: millpond cluster status{{b}}"))
     if common.json:
-        for broker in found:
+        for broker in found.brokers:
             print_json(broker.as_dict())
         return
     columns = "ID ADDRESS RACK STATE CONTROLLER EPOCH VERSION".split()
-    print_table(columns, [tuple(broker.as_dict().values()) for broker in found])
+    print_table(columns, [tuple(broker.as_dict().values()) for broker in found.brokers])
+
+
+def _how_old(status: ClusterStatus) -> str:
+    seconds = status.unheard_seconds
+    return f"broker {status.told_by} has heard of no controller for {seconds:,.0f} s: this is how it was then"
 
 
 @command.command("status")
@@ -58,41 +66,49 @@ def status(common: Common) -> None:
     """Say whether the cluster is healthy, and if not, what is wrong and what can be done about it.
 
     A partition is without a leader when nobody serves it; under-replicated when fewer brokers than its
-    replicas are in sync; under min-insync when it takes no records with acks=all for want of them. The
-    exit status is 0 however it is, and 1 if nobody can be asked.
+    replicas are in sync; under min-insync when it takes no records with acks=all for want of them. Each
+    broker is asked by itself, for two seconds at most. Where no majority of the voters is in touch, what
+    is shown is what a broker knew before, held against who answers. The exit status is 0 however it is,
+    and 1 if nobody can be asked.
 
     Examples:
       millpond cluster status
       test "$(millpond cluster status -o json | jq .healthy)" = true
     """
 
-    async def work(client: Client) -> tuple[list[BrokerDescription], list[TopicDescription]]:
-        return await client.admin.brokers(), await client.admin.list_topics(internal=True)
+    async def work(client: Client) -> ClusterStatus:
+        return await client.admin.status()
 
-    brokers, topics = with_client(common, work)
-    facts, problems = status_of(brokers, topics), problems_of(brokers, topics)
+    found = with_client(common, work)
+    topics = seen_of(found)
+    facts, problems = status_of(found.brokers, topics), problems_of(found)
     healthy = not any(problem.harmful for problem in problems)
     if common.json:
-        print_json({"healthy": healthy, **facts, "problems": [problem.as_dict() for problem in problems]})
+        age = {"told_by": found.told_by, "unheard_seconds": round(found.unheard_seconds, 3)}
+        told = [{**problem.as_dict(), "do": here(problem.do)} for problem in problems]
+        print_json({"healthy": healthy, "current": found.current, **age, **facts, "problems": told})
         return
     for name, value in {"healthy": "yes" if healthy else "no", **facts}.items():
         print(f"{name.replace('_', ' ') + ':':<20}{'-' if value is None else value}")
+    if not found.current:
+        print(f"\n{_how_old(found)}, but for who answers")
     print()
-    print_table("ID ADDRESS STATE CONTROLLER LEADS REPLICAS".split(), _shares(brokers, topics))
+    print_table("ID ADDRESS STATE ANSWERS CONTROLLER LEADS REPLICAS".split(), _shares(found, topics))
     for problem in problems:
-        print(f"\n{problem.line}\n    {problem.do}")
+        print(f"\n{problem.line}\n    {here(problem.do)}")
 
 
-def _shares(
-    brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescription]
-) -> list[tuple[object, ...]]:
-    """Each broker, and how many partitions it leads and has."""
+def _shares(status: ClusterStatus, topics: Sequence[TopicDescription]) -> list[tuple[object, ...]]:
+    """Each broker, whether it answers here, and how many partitions it leads and has."""
     partitions = [partition for topic in topics for partition in topic.partitions]
     leads = Counter(partition.leader for partition in partitions)
     replicas = Counter(replica for partition in partitions for replica in partition.replicas)
     return [
-        (each.id, each.address, each.state, each.controller, leads[each.id], replicas[each.id])
-        for each in brokers
+        (
+            *(each.id, each.address, each.state, each.id not in status.silent, each.controller),
+            *(leads[each.id], replicas[each.id]),
+        )
+        for each in status.brokers
     ]
 
 

@@ -1,18 +1,19 @@
 """Is the cluster healthy, and if not, what is wrong and what can be done: judged from what it says of itself.
 
-Values in, values out; `millpond cluster status` shows them. Internal topics count.
+Values in, values out; `millpond cluster status` shows them, with `{b}` as `hints` has it. Internal topics
+count. What is told may be old, and brokers silent: then a partition is judged by those that answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from millpond.cli.output import counted
 
 if TYPE_CHECKING:
-    from millpond.admin import BrokerDescription, PartitionDescription, TopicDescription
+    from millpond.admin import BrokerDescription, ClusterStatus, PartitionDescription, TopicDescription
 
 NAMED_MAX: Final = 5
 """Of the partitions or brokers of a problem, those that are named: enough to go and look."""
@@ -46,6 +47,8 @@ class _Placed:
 
     topic: TopicDescription
     partition: PartitionDescription
+    """As it is seen from here: `seen_of`."""
+    told_leader: int | None
     running: frozenset[int]
 
     @property
@@ -59,6 +62,10 @@ class _Placed:
     @property
     def is_offline(self) -> bool:
         return not self.is_led and not self.running.intersection(self.partition.replicas)
+
+    @property
+    def leader_is_silent(self) -> bool:
+        return not self.is_led and self.told_leader is not None and not self.is_offline
 
     @property
     def is_under_min_insync(self) -> bool:
@@ -88,14 +95,22 @@ _OF_PARTITIONS: Final = (
         "offline",
         lambda placed: placed.is_offline,
         "without a leader, and none of whose brokers runs",
-        "start the brokers of their replicas (millpond topic describe TOPIC); nothing else has their records",
+        "start the brokers of their replicas (millpond topic describe TOPIC{b}); nothing else has their"
+        " records",
     ),
     _Kind(
         "without_leader",
-        lambda placed: not placed.is_led and not placed.is_offline,
+        lambda placed: not placed.is_led and not placed.is_offline and not placed.leader_is_silent,
         "without a leader",
-        "start the brokers that were in sync last (ELR in millpond topic describe TOPIC); if their disks are"
-        " gone: millpond cluster elect-leaders --topic TOPIC --partition P --unclean, which loses records",
+        "start the brokers that were in sync last (ELR in millpond topic describe TOPIC{b}); if their disks"
+        " are gone: millpond cluster elect-leaders --topic TOPIC --partition P --unclean{b}, which loses"
+        " records",
+    ),
+    _Kind(
+        "leader_silent",
+        lambda placed: placed.leader_is_silent,
+        "whose leader does not answer here",
+        "wait some seconds: if it is down, another replica in sync leads then",
     ),
     _Kind(
         "under_min_insync",
@@ -113,22 +128,92 @@ _OF_PARTITIONS: Final = (
         "not_preferred",
         lambda placed: placed.is_led_by_another,
         "led by another broker than the preferred one",
-        "wait some seconds, or: millpond cluster elect-leaders",
+        "wait some seconds, or: millpond cluster elect-leaders{b}",
         harmful=False,
     ),
 )
-"""In the order in which one would mend them; a partition is in one of the first four at most."""
+"""In the order in which one would mend them; a partition is in one of the first five at most."""
 
 
-def problems_of(brokers: Sequence[BrokerDescription], topics: Iterable[TopicDescription]) -> list[Problem]:
-    """What is wrong, the worst first; nothing for a cluster that is as it should be."""
-    running = frozenset(broker.id for broker in brokers if broker.state == "running")
-    placed = [_Placed(topic, partition, running) for topic in topics for partition in topic.partitions]
+LATER: Final = "nothing of their own: they mend themselves once a majority of the voters is in touch again"
+"""What to do about partitions while nothing can change."""
+
+
+def seen_of(status: ClusterStatus) -> list[TopicDescription]:
+    """Its topics as they are seen from here: a leader that does not answer is none; and where what is told is
+    old, who does not answer is not in sync.
+    """
     return [
-        *_without_controller(brokers),
-        *_not_running(brokers),
-        *(problem for kind in _OF_PARTITIONS if (problem := _of_kind(kind, placed)) is not None),
+        replace(topic, partitions=tuple(_seen(partition, status) for partition in topic.partitions))
+        for topic in status.topics
     ]
+
+
+def _seen(partition: PartitionDescription, status: ClusterStatus) -> PartitionDescription:
+    leader = None if partition.leader in status.silent else partition.leader
+    if status.current:
+        return replace(partition, leader=leader)
+    return replace(
+        partition, leader=leader, isr=tuple(member for member in partition.isr if member not in status.silent)
+    )
+
+
+def problems_of(status: ClusterStatus) -> list[Problem]:
+    """What is wrong, the worst first; nothing for a cluster that is as it should be."""
+    running = frozenset(broker.id for broker in status.brokers if broker.state == "running")
+    placed = [
+        _Placed(seen, partition, told.leader, running)
+        for topic, seen in zip(status.topics, seen_of(status), strict=True)
+        for told, partition in zip(topic.partitions, seen.partitions, strict=True)
+    ]
+    of_partitions = [problem for kind in _OF_PARTITIONS if (problem := _of_kind(kind, placed)) is not None]
+    if not status.current or _voters(status).are_few:
+        harmful = [problem for problem in of_partitions if problem.harmful]
+        of_partitions = [replace(problem, do=LATER) for problem in harmful]
+    return [
+        *(_without_controller(status.brokers) if status.current else [_out_of_touch(status)]),
+        *_of_brokers(status),
+        *of_partitions,
+    ]
+
+
+class _Voters(NamedTuple):
+    known: int
+    here: int
+    """Those that answer here."""
+
+    @property
+    def needed(self) -> int:
+        return self.known // 2 + 1
+
+    @property
+    def are_few(self) -> bool:
+        """Too few to decide anything, if those that do not answer are down."""
+        return self.known > 0 and self.here < self.needed
+
+
+def _voters(status: ClusterStatus) -> _Voters:
+    voters = [broker.id for broker in status.brokers if broker.voter]
+    return _Voters(len(voters), sum(voter not in status.silent for voter in voters))
+
+
+def _out_of_touch(status: ClusterStatus) -> Problem:
+    voters = _voters(status)
+    if voters.are_few:
+        do = f"start brokers until {voters.needed} of the {voters.known} voters run ({voters.here} of them"
+        do += " answering here); all else follows by itself, and nothing that was acknowledged is lost"
+    else:
+        do = f"{voters.here} of {voters.known} voters answer here: mend the network between them (their ports"
+        do += " for other brokers), and look into their logs"
+    seconds = status.unheard_seconds
+    return Problem(
+        name="out_of_touch",
+        count=1,
+        says=f"no controller: broker {status.told_by} has heard of none for {seconds:,.0f} s, and of nothing"
+        " that happened since: leaders do not change, and topics cannot be created",
+        do=do,
+        first=(),
+    )
 
 
 def _without_controller(brokers: Sequence[BrokerDescription]) -> list[Problem]:
@@ -139,19 +224,50 @@ def _without_controller(brokers: Sequence[BrokerDescription]) -> list[Problem]:
     return [Problem(name="without_controller", count=1, says=says, do=do, first=())]
 
 
-def _not_running(brokers: Sequence[BrokerDescription]) -> list[Problem]:
-    away = [broker for broker in brokers if broker.state != "running"]
-    if not away:
-        return []
-    return [
-        Problem(
-            name="not_running",
-            count=len(away),
-            says=f"{counted(len(away), 'broker')} not running",
-            do="start them: millpond broker --config FILE; their logs say why they ended",
-            first=tuple(f"broker {each.id} ({each.state}, {each.address})" for each in away[:NAMED_MAX]),
+def _of_brokers(status: ClusterStatus) -> Iterable[Problem]:
+    """Each broker that is not as it should be, once."""
+    silent, told_running = status.silent, [each.state == "running" for each in status.brokers]
+    answers = [each.id not in silent for each in status.brokers]
+
+    def those(*, runs: bool, is_heard: bool) -> list[BrokerDescription]:
+        kinds = zip(status.brokers, told_running, answers, strict=True)
+        return [each for each, is_running, is_there in kinds if (is_running, is_there) == (runs, is_heard)]
+
+    def problem(name: str, found: list[BrokerDescription], says: str, do: str) -> Iterable[Problem]:
+        if found:
+            first = tuple(_named(each, silent.get(each.id)) for each in found[:NAMED_MAX])
+            says = f"{counted(len(found), 'broker')} {says}"
+            yield Problem(name=name, count=len(found), says=says, do=do, first=first)
+
+    yield from problem(
+        "not_running",
+        those(runs=False, is_heard=False),
+        "not running" if status.current else "not reached",
+        "start them: millpond broker --config FILE; their logs say why they ended",
+    )
+    wait = "ask again in some seconds: those that are down are told of then"
+    if (voters := _voters(status)).are_few:
+        wait = (
+            f"start those that are down: while {voters.here} of {voters.known} voters run, nothing can change"
         )
-    ]
+    yield from problem(
+        "silent",
+        those(runs=True, is_heard=False),
+        "that the cluster takes to be running, and that do not answer here",
+        f"{wait}; those that run cannot be reached from here at the address that they advertise",
+    )
+    yield from problem(
+        "out_of_cluster",
+        those(runs=False, is_heard=True),
+        "answering here, but out of the cluster",
+        "wait some seconds; if it stays so: can they reach the other brokers, and be reached by them, at the"
+        " ports for brokers? Their logs say more",
+    )
+
+
+def _named(broker: BrokerDescription, why: str | None) -> str:
+    reason = "" if why is None else f": {why}"
+    return f"broker {broker.id} ({broker.state}, {broker.address}{reason})"
 
 
 def _of_kind(kind: _Kind, placed: Sequence[_Placed]) -> Problem | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from millpond.cli.app import Command, described
+from millpond.cli.app import Command
 from millpond.cli.columns import Format
+from millpond.cli.hints import described
 from millpond.cli.output import print_json, say
 from millpond.cli.progress import progress_of
 from millpond.cli.sending import BadInput, Sender, Tally, stream

@@ -7,6 +7,7 @@ goes the same way. A reader that stands still (Ctrl-S, a pager) keeps this threa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 from collections import deque
@@ -32,12 +33,13 @@ PREFIX_COLOURS: Final = ("cyan", "magenta", "green", "blue", "bright_cyan", "bri
 
 
 class Screen:
-    """Shows log files by name, and lines of its caller's. Nothing of it raises for a reader who has left."""
+    """Shows lines of its caller's, and log files by name, once there are some. Nothing of it raises for a
+    reader who has left.
+    """
 
-    def __init__(self, logs: Mapping[str, Path], *, colours: bool) -> None:
-        self._tails = {name: Tail(path) for name, path in logs.items()}
+    def __init__(self, *, colours: bool) -> None:
+        self._tails: Mapping[str, Tail] = {}
         self._colours = colours
-        self._width = max(map(len, logs))
         self._said: deque[tuple[int, str]] = deque(maxlen=SAID_MAX)
         self._something = threading.Event()
         self._closing = False
@@ -45,6 +47,11 @@ class Screen:
         # A daemon: who stands still as it reads must not keep the process from its end.
         self._thread = threading.Thread(target=self._run, name="millpond-screen", daemon=True)
         self._thread.start()
+
+    def follow(self, logs: Mapping[str, Path]) -> None:
+        """Show what is logged to these files from now on. Once."""
+        assert not self._tails, "the thread that reads them closes these only"
+        self._tails = {name: Tail(path) for name, path in logs.items()}
 
     def say(self, line: str, descriptor: int = STDERR) -> None:
         """Write a line after what the brokers have logged by now. Never waits."""
@@ -70,18 +77,19 @@ class Screen:
     def _look(self) -> bool:
         """Write what is new; whether there was any of the logs."""
         said = [self._said.popleft() for _ in range(len(self._said))]
-        shown = [line for index, name in enumerate(self._tails) for line in self._new_of(index, name)]
+        tails = self._tails  # `follow` gives others, meanwhile
+        width = max(map(len, tails), default=0)
+        shown = []
+        for (name, tail), colour in zip(tails.items(), itertools.cycle(PREFIX_COLOURS), strict=False):
+            shown += self._new_of(tail, self._styled(f"{name:<{width}} |", colour))
         if shown:
             self._write(STDERR, "\n".join([*shown, ""]))
         for descriptor, line in said:
             self._write(descriptor, f"{line}\n")
         return bool(shown)
 
-    def _new_of(self, index: int, name: str) -> list[str]:
-        tail = self._tails[name]
+    def _new_of(self, tail: Tail, prefix: str) -> list[str]:
         left_out, lines = tail.lines()
-        colour = PREFIX_COLOURS[index % len(PREFIX_COLOURS)]
-        prefix = self._styled(f"{name:<{self._width}} |", colour)
         shown = [f"{prefix} … {left_out:,} bytes left out here: {tail.path}"] if left_out else []
         for line in lines:
             level, text = readable(line)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from millpond.cli.app import described
 from millpond.cli.columns import Columns, Format, columns_of
+from millpond.cli.hints import described
 from millpond.cli.output import counted
 from millpond.cli.progress import Progress
 from millpond.cli.streams import Lines, Source

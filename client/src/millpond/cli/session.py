@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from millpond.cli.hints import remember
 from millpond.wire.errors import InvalidConfig, MillpondError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(*, bootstrap: str, output: str, timeout: float | None, **options: Any) -> Any:
+        remember(bootstrap, options)
         return function(Common(bootstrap=bootstrap, json=output == "json", timeout=timeout), **options)
 
     for option in reversed(_OPTIONS):

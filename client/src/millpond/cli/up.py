@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from millpond._local.addressing import last_port
 from millpond._local.home import kept, temporary
-from millpond._local.keeping import STOP_SECONDS_MAX, Keeper, KeepOptions, ended, last_port
+from millpond._local.keeping import STOP_SECONDS_MAX, Keeper, KeepOptions, check, ended
 from millpond.cli import FAILED, INTERRUPTED
 from millpond.cli.app import Command
+from millpond.cli.interrupts import Interrupts
 from millpond.cli.output import counted
 from millpond.cli.screen import STDERR, STDOUT, Screen, shows_colours
 from millpond.wire.errors import InternalError, OperationTimeout
@@ -24,6 +26,15 @@ PORT_MAX: Final = 65_535
 DIRECTORY: Final = "millpond-data"
 BROKERS_MAX: Final = 7
 """As many as can be voters."""
+
+
+class _Directory(click.Path):
+    """One that has a name: an empty word, as of a variable that is not set, is not the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("'' is no directory; '.' is this one", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.command("up", cls=Command)
@@ -36,7 +47,7 @@ BROKERS_MAX: Final = 7
 @click.option(
     "--data",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Directory(path_type=Path, file_okay=False),
     help=f"Where they keep their data, found again the next time.  [default: {DIRECTORY}]",
 )
 @click.option("--ephemeral", is_flag=True, help="Keep the data in a temporary directory that goes with it.")
@@ -63,7 +74,8 @@ def command(
     """Run a local cluster in the foreground: real brokers, one process each, on this machine only.
 
     Says on standard output when it is ready; the brokers' logs go to standard error. Ctrl-C stops it
-    cleanly, a second one at once. A broker that ends is started again, later each time.
+    cleanly, also while it starts; a second one at once. A broker that ends is started again, later each
+    time. How many brokers a directory has is fixed once they have data.
 
     Examples:
       millpond up
@@ -79,31 +91,32 @@ def command(
         raise click.UsageError("--ephemeral keeps no data: leave --data out")
     if last_port(port, brokers or BROKERS_MAX) > PORT_MAX:
         raise click.UsageError(f"--port {port} leaves no room for the ports of the others, 10 more each")
-    with temporary() if ephemeral else kept(data or Path(DIRECTORY)) as directory:
-        options = KeepOptions(directory=directory, port=port, brokers=brokers, restart=restart)
-        return asyncio.run(_Up(options, json_lines=output == "json").run())
+    options = KeepOptions(directory=data or Path(DIRECTORY), port=port, brokers=brokers, restart=restart)
+    with (
+        Interrupts() as interrupts,
+        temporary() if ephemeral else kept(options.directory, lambda: check(options)) as directory,
+    ):
+        options = replace(options, directory=directory)
+        return asyncio.run(_Up(options, interrupts, json_lines=output == "json").run())
 
 
 class _Up:
     """Signals in, lines out."""
 
-    def __init__(self, options: KeepOptions, *, json_lines: bool) -> None:
-        self._directory = options.directory
+    def __init__(self, options: KeepOptions, interrupts: Interrupts, *, json_lines: bool) -> None:
+        self._interrupts = interrupts
         self._json = json_lines
         self._port = options.port
         self._keeper = Keeper(options, self._told)
-        self._screen = Screen(self._keeper.logs, colours=shows_colours(STDERR))
+        self._screen = Screen(colours=shows_colours(STDERR))
         self._task: asyncio.Task[int] | None = None
-        self._is_ready = False
         self._signals = 0
         self._is_late = False
 
     async def run(self) -> int:
         """The exit status: 0 stopped as it was asked to, 1 failed, 130 killed."""
         self._task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last: the terminal is closed
-            loop.add_signal_handler(number, self._signalled)
+        self._interrupts.tell(self._signalled)
         try:
             clean = await self._keeper.run()
             if not clean and not self._signals:
@@ -125,7 +138,7 @@ class _Up:
     def _signalled(self) -> None:
         self._signals += 1
         assert self._task is not None, "it handles signals"
-        if self._signals > 1 or not self._is_ready:
+        if self._signals > 1:
             self._task.cancel()
             return
         self._told("stopping", {})
@@ -140,8 +153,8 @@ class _Up:
     # --- what happens, in words -----------------------------------------------------------------------
 
     def _told(self, event: str, facts: Mapping[str, Any]) -> None:
-        if event == "ready":
-            self._is_ready = True
+        if event == "starting":
+            self._screen.follow(self._keeper.logs)
         if self._json:
             self._screen.say(json.dumps({"event": event, **facts}), STDOUT)
         elif event == "ready":
@@ -171,6 +184,9 @@ def _in_words(event: str, facts: Mapping[str, Any]) -> str:
         case "starting":
             what = f"starting {counted(facts['brokers'], 'broker')}, data in {facts['data_dir']}"
             return f"{what}; Ctrl-C stops them"
+        case "waiting":
+            former = counted(len(facts["brokers"]), "broker")
+            return f"waiting for {former} of a run before to stop, {facts['seconds_max']:g} s at most"
         case "broker_ready":
             return "broker {broker} is ready again, pid {pid}".format_map(facts)
         case "broker_ended" | "broker_did_not_start":

@@ -44,4 +44,5 @@ class Admin:
     add_voter = _plain(asyncio_admin.Admin.add_voter)
     remove_voter = _plain(asyncio_admin.Admin.remove_voter)
     brokers = _plain(asyncio_admin.Admin.brokers)
+    status = _plain(asyncio_admin.Admin.status)
     list_offsets = _plain(asyncio_admin.Admin.list_offsets)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amillpond/v1/metadata.proto\x12\x0bmillpond.v1\"!\n\x0f\x44\x65scribeRequest\x12\x0e\n\x06topics\x18\x01 \x03(\t\"\x0e\n\x0cWatchRequest\"\xb0\x01\n\x0f\x43lusterMetadata\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rcontroller_id\x18\x03 \x01(\r\x12$\n\x07\x62rokers\x18\x04 \x03(\x0b\x32\x13.millpond.v1.Broker\x12\"\n\x06topics\x18\x05 \x03(\x0b\x32\x12.millpond.v1.Topic\x12\x17\n\x0f\x62\x61tch_bytes_max\x18\x06 \x01(\r\"k\n\x0eMetadataUpdate\x12-\n\x07\x63hanged\x18\x01 \x01(\x0b\x32\x1c.millpond.v1.ClusterMetadata\x12\x19\n\x11removed_topic_ids\x18\x02 \x03(\x0c\x12\x0f\n\x07idle_ms\x18\x03 \x01(\r\"\x8b\x01\n\x06\x42roker\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04rack\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.millpond.v1.BrokerState\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\r\n\x05voter\x18\x07 \x01(\x08\"\xd8\x01\n\x05Topic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08topic_id\x18\x02 \x01(\x0c\x12*\n\npartitions\x18\x03 \x03(\x0b\x32\x16.millpond.v1.Partition\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\x12\n\nmin_insync\x18\x05 \x01(\r\x12.\n\x06\x63onfig\x18\x06 \x03(\x0b\x32\x1e.millpond.v1.Topic.ConfigEntry\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x01\n\tPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06leader\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x04 \x01(\x05\x12\x10\n\x08replicas\x18\x05 \x03(\r\x12\x0b\n\x03isr\x18\x06 \x03(\r\x12\x0b\n\x03\x65lr\x18\x07 \x03(\r\x12\x0e\n\x06\x61\x64\x64ing\x18\x08 \x03(\r\x12\x10\n\x08removing\x18\t \x03(\r*y\n\x0b\x42rokerState\x12\x1c\n\x18\x42ROKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42ROKER_STATE_RUNNING\x10\x01\x12\x17\n\x13\x42ROKER_STATE_FENCED\x10\x02\x12\x19\n\x15\x42ROKER_STATE_STOPPING\x10\x03\x32\x9c\x01\n\x0fMetadataService\x12\x46\n\x08\x44\x65scribe\x12\x1c.millpond.v1.DescribeRequest\x1a\x1c.millpond.v1.ClusterMetadata\x12\x41\n\x05Watch\x12\x19.millpond.v1.WatchRequest\x1a\x1b.millpond.v1.MetadataUpdate0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amillpond/v1/metadata.proto\x12\x0bmillpond.v1\"!\n\x0f\x44\x65scribeRequest\x12\x0e\n\x06topics\x18\x01 \x03(\t\"\x0e\n\x0cWatchRequest\"\xeb\x01\n\x0f\x43lusterMetadata\x12\x12\n\ncluster_id\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rcontroller_id\x18\x03 \x01(\r\x12$\n\x07\x62rokers\x18\x04 \x03(\x0b\x32\x13.millpond.v1.Broker\x12\"\n\x06topics\x18\x05 \x03(\x0b\x32\x12.millpond.v1.Topic\x12\x17\n\x0f\x62\x61tch_bytes_max\x18\x06 \x01(\r\x12\x0f\n\x07told_by\x18\x07 \x01(\r\x12\x12\n\nunheard_ms\x18\x08 \x01(\x03\x12\x14\n\x0cout_of_touch\x18\t \x01(\x08\"k\n\x0eMetadataUpdate\x12-\n\x07\x63hanged\x18\x01 \x01(\x0b\x32\x1c.millpond.v1.ClusterMetadata\x12\x19\n\x11removed_topic_ids\x18\x02 \x03(\x0c\x12\x0f\n\x07idle_ms\x18\x03 \x01(\r\"\x8b\x01\n\x06\x42roker\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04rack\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.millpond.v1.BrokerState\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\r\n\x05voter\x18\x07 \x01(\x08\"\xd8\x01\n\x05Topic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08topic_id\x18\x02 \x01(\x0c\x12*\n\npartitions\x18\x03 \x03(\x0b\x32\x16.millpond.v1.Partition\x12\x10\n\x08replicas\x18\x04 \x01(\r\x12\x12\n\nmin_insync\x18\x05 \x01(\r\x12.\n\x06\x63onfig\x18\x06 \x03(\x0b\x32\x1e.millpond.v1.Topic.ConfigEntry\x1a-\n\x0b\x43onfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x01\n\tPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06leader\x18\x02 \x01(\r\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x05\x12\x17\n\x0fpartition_epoch\x18\x04 \x01(\x05\x12\x10\n\x08replicas\x18\x05 \x03(\r\x12\x0b\n\x03isr\x18\x06 \x03(\r\x12\x0b\n\x03\x65lr\x18\x07 \x03(\r\x12\x0e\n\x06\x61\x64\x64ing\x18\x08 \x03(\r\x12\x10\n\x08removing\x18\t \x03(\r*y\n\x0b\x42rokerState\x12\x1c\n\x18\x42ROKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42ROKER_STATE_RUNNING\x10\x01\x12\x17\n\x13\x42ROKER_STATE_FENCED\x10\x02\x12\x19\n\x15\x42ROKER_STATE_STOPPING\x10\x03\x32\x9c\x01\n\x0fMetadataService\x12\x46\n\x08\x44\x65scribe\x12\x1c.millpond.v1.DescribeRequest\x1a\x1c.millpond.v1.ClusterMetadata\x12\x41\n\x05Watch\x12\x19.millpond.v1.WatchRequest\x1a\x1b.millpond.v1.MetadataUpdate0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOPIC_CONFIGENTRY']._loaded_options = None
   _globals['_TOPIC_CONFIGENTRY']._serialized_options = b'8\001'
-  _globals['_BROKERSTATE']._serialized_start=917
-  _globals['_BROKERSTATE']._serialized_end=1038
+  _globals['_BROKERSTATE']._serialized_start=976
+  _globals['_BROKERSTATE']._serialized_end=1097
   _globals['_DESCRIBEREQUEST']._serialized_start=43
   _globals['_DESCRIBEREQUEST']._serialized_end=76
   _globals['_WATCHREQUEST']._serialized_start=78
   _globals['_WATCHREQUEST']._serialized_end=92
   _globals['_CLUSTERMETADATA']._serialized_start=95
-  _globals['_CLUSTERMETADATA']._serialized_end=271
-  _globals['_METADATAUPDATE']._serialized_start=273
-  _globals['_METADATAUPDATE']._serialized_end=380
-  _globals['_BROKER']._serialized_start=383
-  _globals['_BROKER']._serialized_end=522
-  _globals['_TOPIC']._serialized_start=525
-  _globals['_TOPIC']._serialized_end=741
-  _globals['_TOPIC_CONFIGENTRY']._serialized_start=696
-  _globals['_TOPIC_CONFIGENTRY']._serialized_end=741
-  _globals['_PARTITION']._serialized_start=744
-  _globals['_PARTITION']._serialized_end=915
-  _globals['_METADATASERVICE']._serialized_start=1041
-  _globals['_METADATASERVICE']._serialized_end=1197
+  _globals['_CLUSTERMETADATA']._serialized_end=330
+  _globals['_METADATAUPDATE']._serialized_start=332
+  _globals['_METADATAUPDATE']._serialized_end=439
+  _globals['_BROKER']._serialized_start=442
+  _globals['_BROKER']._serialized_end=581
+  _globals['_TOPIC']._serialized_start=584
+  _globals['_TOPIC']._serialized_end=800
+  _globals['_TOPIC_CONFIGENTRY']._serialized_start=755
+  _globals['_TOPIC_CONFIGENTRY']._serialized_end=800
+  _globals['_PARTITION']._serialized_start=803
+  _globals['_PARTITION']._serialized_end=974
+  _globals['_METADATASERVICE']._serialized_start=1100
+  _globals['_METADATASERVICE']._serialized_end=1256
 # @@protoc_insertion_point(module_scope)

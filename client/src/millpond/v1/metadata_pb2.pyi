@@ -29,20 +29,26 @@ class WatchRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterMetadata(_message.Message):
-    __slots__ = ("cluster_id", "version", "controller_id", "brokers", "topics", "batch_bytes_max")
+    __slots__ = ("cluster_id", "version", "controller_id", "brokers", "topics", "batch_bytes_max", "told_by", "unheard_ms", "out_of_touch")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
     BROKERS_FIELD_NUMBER: _ClassVar[int]
     TOPICS_FIELD_NUMBER: _ClassVar[int]
     BATCH_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    TOLD_BY_FIELD_NUMBER: _ClassVar[int]
+    UNHEARD_MS_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_TOUCH_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     version: int
     controller_id: int
     brokers: _containers.RepeatedCompositeFieldContainer[Broker]
     topics: _containers.RepeatedCompositeFieldContainer[Topic]
     batch_bytes_max: int
-    def __init__(self, cluster_id: _Optional[bytes] = ..., version: _Optional[int] = ..., controller_id: _Optional[int] = ..., brokers: _Optional[_Iterable[_Union[Broker, _Mapping]]] = ..., topics: _Optional[_Iterable[_Union[Topic, _Mapping]]] = ..., batch_bytes_max: _Optional[int] = ...) -> None: ...
+    told_by: int
+    unheard_ms: int
+    out_of_touch: bool
+    def __init__(self, cluster_id: _Optional[bytes] = ..., version: _Optional[int] = ..., controller_id: _Optional[int] = ..., brokers: _Optional[_Iterable[_Union[Broker, _Mapping]]] = ..., topics: _Optional[_Iterable[_Union[Topic, _Mapping]]] = ..., batch_bytes_max: _Optional[int] = ..., told_by: _Optional[int] = ..., unheard_ms: _Optional[int] = ..., out_of_touch: bool = ...) -> None: ...
 
 class MetadataUpdate(_message.Message):
     __slots__ = ("changed", "removed_topic_ids", "idle_ms")
