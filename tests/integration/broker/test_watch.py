@@ -10,7 +10,7 @@ import pytest
 from millpond._transport.link import Link
 from millpond.errors import BrokerNotReady
 from millpond.v1 import metadata_pb2
-from millpond_broker.rpc.metadata import LOOK_SECONDS, LOST_SECONDS, NEVER_SECONDS, Touch
+from millpond_broker.rpc.metadata import LOOK_SECONDS, LOST_SECONDS, NEVER_SECONDS, LostTouch
 from tests.integration.broker.serving import Served
 
 METADATA = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
@@ -18,13 +18,13 @@ METADATA = metadata_pb2.DESCRIPTOR.services_by_name["MetadataService"]
 
 def test_a_watch_ends_soon_after_the_lease_and_later_where_there_was_none() -> None:
     """Rule 39: by then another may lead what this one led, and who sends to it hears of nothing else."""
-    lost = Touch()
+    lost = LostTouch()
     assert not any(lost.is_lost(now, is_in_touch=True) for now in (0.0, 50.0))
     assert not lost.is_lost(50.5, is_in_touch=False), "a moment is nothing: a loop that was busy"
     assert not lost.is_lost(51.0, is_in_touch=True)
     assert not lost.is_lost(51.5, is_in_touch=False)
     assert lost.is_lost(52.0, is_in_touch=False)
-    never = Touch()
+    never = LostTouch()
     assert not any(never.is_lost(now, is_in_touch=False) for now in (0.0, 1.0, 2.5))
     assert never.is_lost(3.0, is_in_touch=False)
     assert LOOK_SECONDS + LOST_SECONDS <= 1.0 < NEVER_SECONDS

@@ -31,7 +31,7 @@ NEVER_SECONDS: Final = 3.0
 """Likewise, where there was none to begin with: maybe nobody has one, and each new watch costs an image."""
 
 
-class Touch:
+class LostTouch:
     """Whether a watch is of use: its broker hears of the controller."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class MetadataService:
             parse(metadata_pb2.WatchRequest, data)
             async with self._broker.watch_stream() as feed:
                 known: MetadataImage | None = None
-                touch, clock = Touch(), asyncio.get_running_loop().time
+                touch, clock = LostTouch(), asyncio.get_running_loop().time
                 told_at = clock()
                 # Or until the client leaves, or the feed ends.
                 while not touch.is_lost(clock(), is_in_touch=self._broker.is_in_touch()):
