@@ -49,6 +49,8 @@ YIELD_RECORDS: Final = 1000
 """Iteration lets other tasks run after so many records at the latest, however many lie ready."""
 TROUBLE_CHECK_S: Final = 0.5
 """How often a consumer that waits looks whether it should rather raise."""
+TROUBLE_TOLD_S: Final = 5.0
+"""Trouble of so long is logged: a leader that fails is replaced sooner, a cluster that is down is not."""
 
 _log: Final = logging.getLogger("millpond")
 
@@ -65,6 +67,7 @@ class ConsumerOptions(TypedDict, total=False):
     on_bad_record: Literal["raise", "deliver"]
     on_gap: Literal["warn", "raise"]
     buffer_bytes: int
+    trouble_timeout: float
 
 
 class Consumer(Openable, Generic[K, V]):
@@ -76,6 +79,11 @@ class Consumer(Openable, Generic[K, V]):
     beginning. `stop="end"` ends the iteration at what could be read when it was opened. `on_gap` says what
     happens when retention deletes records that were not read: a warning and `records_skipped`, or
     OffsetOutOfRange. `buffer_bytes` bounds what is read ahead.
+
+    `trouble_timeout`: seconds for which a partition may receive nothing because of a trouble that may pass,
+    such as a cluster that is down; then that trouble is raised (ClusterUnavailable, NotLeader, …), and again
+    after each further such time. `math.inf` waits for ever. The consumer stays usable: iterating, or polling,
+    again goes on without a gap or a repeat. That it waits is logged once, and that it goes on.
 
     A deserializer that fails raises DeserializationError, the position already past the record; with
     `on_bad_record="deliver"` the record comes with `.error` set and its bytes raw. One task at a time.
@@ -94,6 +102,7 @@ class Consumer(Openable, Generic[K, V]):
         on_bad_record: Literal["raise", "deliver"] = "raise",
         on_gap: Literal["warn", "raise"] = "warn",
         buffer_bytes: int = 32 << 20,
+        trouble_timeout: float = 120.0,
         key_deserializer: Deserializer[K] | None = None,
         value_deserializer: Deserializer[V] | None = None,
     ) -> None:
@@ -105,10 +114,14 @@ class Consumer(Openable, Generic[K, V]):
         _choice("on_gap", on_gap, ("warn", "raise"))
         if buffer_bytes < 1:
             raise InvalidConfig(key="buffer_bytes", reason=f"{buffer_bytes} is not at least 1")
+        if not trouble_timeout > 0:
+            raise InvalidConfig(key="trouble_timeout", reason=f"{trouble_timeout} s is no time")
         self._subscription = _subscription(topics, pattern, partitions)
         self._start = _checked_start(start)
         self._stop = stop
         self._connection = connection
+        self._trouble_timeout = trouble_timeout
+        self._is_trouble_told = False
         self._fetcher = Fetcher(
             buffer_bytes=buffer_bytes, raise_on_gap=on_gap == "raise", jitter=random.random
         )
@@ -395,7 +408,8 @@ class Consumer(Openable, Generic[K, V]):
             raise UnknownTopic(topic=min(gone))
         if self.finished:
             return False
-        if (trouble := self._fetcher.overdue(loop.time(), self._connection.timeout)) is not None:
+        self._tell_trouble(loop.time())
+        if (trouble := self._fetcher.overdue(loop.time(), self._trouble_timeout)) is not None:
             raise trouble
         wait = TROUBLE_CHECK_S
         if deadline is not None:
@@ -411,6 +425,16 @@ class Consumer(Openable, Generic[K, V]):
             pass
         self._check()
         return True
+
+    def _tell_trouble(self, now: float) -> None:
+        """Log once that it waits because of a trouble, and once that there is none any more."""
+        if self._is_trouble_told:
+            if self._fetcher.troubled(now, 0.0) is None:
+                self._is_trouble_told = False
+                _log.warning("reading goes on")
+        elif (trouble := self._fetcher.troubled(now, TROUBLE_TOLD_S)) is not None:
+            self._is_trouble_told = True
+            _log.warning("%s; reading waits for it", trouble)
 
     async def _yield(self) -> None:
         """Let other tasks run, now and then: handing out what lies ready awaits nothing by itself."""

@@ -116,15 +116,52 @@ async def test_a_stalled_stream_is_given_up_and_opened_anew(
 
 
 async def test_trouble_that_lasts_is_raised_instead_of_hanging(broker: ScriptedBroker) -> None:
-    async with millpond.connect(broker.address, timeout=0.8) as client, client.consumer("t") as consumer:
+    async with (
+        millpond.connect(broker.address, timeout=0.4) as client,
+        client.consumer("t", trouble_timeout=0.8) as consumer,
+    ):
         await broker.stop()
-        started = time.monotonic()
-        with pytest.raises(ClusterUnavailable) as caught:
-            await anext(consumer)
-        assert 0.5 < time.monotonic() - started < 10.0
-        assert broker.address in caught.value.tried
-        with pytest.raises(ClusterUnavailable):
-            await anext(consumer)
+        for _ in range(2):  # told anew after as long again, once for both partitions
+            started = time.monotonic()
+            with pytest.raises(ClusterUnavailable) as caught:
+                await anext(consumer)
+            assert 0.5 < time.monotonic() - started < 10.0
+            assert broker.address in caught.value.tried
+            assert str(caught.value).startswith("the leader of t-")
+        broker.append(0, b"a")
+        await broker.start()
+        assert await values(consumer, 1) == [b"a"], "it is as usable as before"
+
+
+async def test_a_consumer_outlasts_what_its_client_would_not_wait_for(
+    broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("millpond.consumer.TROUBLE_TOLD_S", 0.2)
+    monkeypatch.setattr("millpond._core.session.PING_AFTER_S", 0.1)
+    async with millpond.connect(broker.address, timeout=0.4) as client, client.consumer("t") as consumer:
+        broker.append(0, b"a")
+        assert await values(consumer, 1) == [b"a"]
+        await broker.stop()
+        reading = asyncio.ensure_future(values(consumer, 1))
+        await until(lambda: "; reading waits for it" in caplog.text)
+        done, _ = await asyncio.wait((reading,), timeout=2.0)
+        assert not done, "longer than the client's own time-out, and than it is between two looks"
+        broker.append(0, b"b")
+        await broker.start()
+        assert await reading == [b"b"]
+        reading = asyncio.ensure_future(values(consumer, 1))
+        await until(lambda: "reading goes on" in caplog.text)
+        broker.append(1, b"c")
+        assert await reading == [b"c"]
+    said = [record.getMessage() for record in caplog.records if record.name == "millpond"]
+    assert len(said) == 2, said
+    assert said[0].startswith("the leader of t-")
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+async def test_a_trouble_timeout_that_is_no_time_is_refused(client: Client, seconds: float) -> None:
+    with pytest.raises(InvalidConfig, match="trouble_timeout"):
+        client.consumer("t", trouble_timeout=seconds)
 
 
 async def test_stop_at_the_end_reads_what_there_was(broker: ScriptedBroker, client: Client) -> None:

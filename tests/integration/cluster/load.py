@@ -174,11 +174,17 @@ class Load:
 
 class Reading:
     """A consumer that reads along from the beginning, whatever happens to the brokers: it gets every offset
-    once, in order.
+    once, in order. With `trouble_timeout` it notes what it raises for trouble that lasts, and reads on.
     """
 
-    def __init__(self, client: Client, topic: str) -> None:
-        self._consumer = client.consumer(topic)
+    def __init__(self, client: Client, topic: str, *, trouble_timeout: float | None = None) -> None:
+        self.troubles: list[MillpondError] = []
+        self._reads_on = trouble_timeout is not None
+        self._consumer = (
+            client.consumer(topic)
+            if trouble_timeout is None
+            else client.consumer(topic, trouble_timeout=trouble_timeout)
+        )
         self._next: dict[int, int] = defaultdict(int)
         self._values: dict[tuple[int, int], str] = {}
         self._changed = asyncio.Event()
@@ -196,6 +202,15 @@ class Reading:
             await self._close()
 
     async def _read(self) -> None:
+        while True:
+            try:
+                await self._read_on()
+            except MillpondError as error:
+                if not self._reads_on or not error.retriable:
+                    raise
+                self.troubles.append(error)
+
+    async def _read_on(self) -> None:
         async for record in self._consumer:
             assert record.offset == self._next[record.partition], f"{record.partition} skips or repeats"
             self._next[record.partition] += 1

@@ -81,18 +81,27 @@ async def test_a_broker_that_returns_on_another_port_is_found_there(
 async def test_what_was_sent_while_the_whole_cluster_was_down_arrives_once_and_in_order(
     three: LocalCluster, client: Client, topic: str
 ) -> None:
+    """And is read on: a consumer waits for longer than its client would for a call, and one that was told to
+    wait for less says what is the matter, and goes on all the same.
+    """
     load = Load(topic, range(3), delivery_timeout=120.0)
-    reading = Reading(client, topic)
-    async with reading, load.running(client):
-        await load.progress()
-        for broker in range(3):
-            three.kill(broker)
-        await asyncio.sleep(DOWN_S)  # it is the length that is tested
-        await three.aio.restart(0, 1, 2)
-        back_after = await load.progress()
-        await healed(client)
+    async with three.client(timeout=DOWN_S / 2) as other:
+        reading, impatient = Reading(other, topic), Reading(other, topic, trouble_timeout=DOWN_S / 4)
+        async with reading, impatient, load.running(client):
+            await load.progress()
+            for broker in range(3):
+                three.kill(broker)
+            await asyncio.sleep(DOWN_S)  # it is the length that is tested
+            told = list(impatient.troubles)
+            await three.aio.restart(0, 1, 2)
+            back_after = await load.progress()
+            await healed(client)
+        await reading.reaches(load)
+        await impatient.reaches(load)
     assert back_after < 10.0, "nobody has fallen asleep over it"
     assert not load.failures, "within delivery_timeout none fails"
     assert load.longest_wait > DOWN_S
-    await reading.reaches(load)
+    assert told, "it was told while nobody was there"
+    assert len(told) < 2 * DOWN_S / (DOWN_S / 4), "not for each partition, and not at each look"
+    assert f"the leader of {topic}-" in str(told[0])
     await load.audit(three.bootstrap)

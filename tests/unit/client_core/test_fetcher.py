@@ -161,6 +161,19 @@ def test_without_a_leader_it_waits_and_says_so_when_it_lasts() -> None:
     assert len(made.plan(cluster(1, version=2), 10.2)) == 1
 
 
+def test_partitions_of_one_cluster_that_is_down_are_one_trouble() -> None:
+    made = fetcher(0, 1)
+    for session in made.plan(cluster(1, 2), 0.0):
+        made.lost(session, ClusterUnavailable(tried={"b": "refused"}), 0.0)
+    assert made.troubled(4.9, 5.0) is None
+    assert str(made.troubled(5.0, 5.0)) == "the leader of t-0 could not be reached: b (refused)"
+    assert made.troubled(5.0, 5.0) is not None, "looking changes nothing"
+    assert made.overdue(5.0, 5.0) is not None
+    assert made.overdue(9.9, 5.0) is None, "told once for both"
+    assert made.troubled(9.9, 0.0) is not None, "it is there all the same"
+    assert made.overdue(10.0, 5.0) is not None
+
+
 def test_trouble_ends_with_the_first_thing_that_comes() -> None:
     made, log = fetcher(), Log()
     log.append(b"a")

@@ -24,6 +24,7 @@ from millpond._core.session import PING_AFTER_S, Cursor, FetchAsk, FetchedPart, 
 from millpond.wire.batch import Batch, parse_batch
 from millpond.wire.errors import (
     BrokerNotReady,
+    ClusterUnavailable,
     CorruptBatch,
     MillpondError,
     NotLeader,
@@ -155,13 +156,22 @@ class Fetcher:
     def overdue(self, now: float, patience_s: float) -> MillpondError | None:
         """The trouble of a partition that has received nothing for that long because of it.
 
-        Told once; then its patience begins anew.
+        Told once; then its patience begins anew, and that of others that were as overdue: a hundred
+        partitions of a cluster that is down are one trouble.
         """
+        error = self.troubled(now, patience_s)
+        if error is not None:
+            for cursor in self.cursors.values():
+                if cursor.trouble is not None and now - cursor.troubled_at >= patience_s:
+                    cursor.troubled_at = now
+        return error
+
+    def troubled(self, now: float, since_s: float) -> MillpondError | None:
+        """As `overdue`, and changes nothing: asked again, it says the same. With 0.0: any trouble at all."""
         for cursor in self.cursors.values():
-            if cursor.halted or cursor.fetched_all:
+            if cursor.halted or cursor.fetched_all or cursor.trouble is None:
                 continue
-            if cursor.trouble is not None and now - cursor.troubled_at >= patience_s:
-                cursor.troubled_at = now
+            if now - cursor.troubled_at >= since_s:
                 return cursor.trouble
         return None
 
@@ -267,7 +277,12 @@ class Fetcher:
             error = BrokerNotReady(reason=f"broker {session.broker} ended the stream")
         for cursor in session.cursors.values():
             cursor.session = None
-            self._trouble(cursor, error, now)
+            told = error
+            if isinstance(error, ClusterUnavailable):
+                # Others may be there: it is this partition's leader that is not.
+                leader_of = f"{cursor.key.topic}-{cursor.key.partition}"
+                told = ClusterUnavailable(tried=error.tried, leader_of=leader_of)
+            self._trouble(cursor, told, now)
         session.cursors.clear()
 
     def _take_batches(self, session: Session, cursor: Cursor, part: FetchedPart, now: float) -> None:

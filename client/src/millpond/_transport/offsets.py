@@ -11,7 +11,13 @@ from millpond._core.retry import Deadline
 from millpond._transport.connection import Connection
 from millpond._transport.translate import error_of
 from millpond.v1 import offsets_pb2
-from millpond.wire.errors import MillpondError, NotLeader, OperationTimeout, UnknownPartition
+from millpond.wire.errors import (
+    ClusterUnavailable,
+    MillpondError,
+    NotLeader,
+    OperationTimeout,
+    UnknownPartition,
+)
 from millpond.wire.record import TopicPartition
 
 OFFSETS: Final = offsets_pb2.DESCRIPTOR.services_by_name["OffsetService"]
@@ -135,6 +141,9 @@ async def _ask(
         response = await link.call(
             OFFSETS, "ListOffsets", request, min(ATTEMPT_S, connection.left_s(deadline))
         )
+    except ClusterUnavailable as error:  # others may be there: it is the leader that is not
+        first = next(iter(group))
+        return {}, ClusterUnavailable(tried=error.tried, leader_of=f"{first.topic}-{first.partition}")
     except MillpondError as error:
         return {}, error
     answers: dict[TopicPartition, OffsetAnswer] = {}

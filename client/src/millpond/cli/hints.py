@@ -74,6 +74,8 @@ def described(error: errors.MillpondError, command: str | None = None) -> str:
         return here(f"{error}; see which there are with: millpond topic list{{b}}")
     if isinstance(error, errors.ClusterUnavailable):
         tried = ", ".join(f"{address} ({reason})" for address, reason in error.tried.items())
+        if error.leader_of:
+            return here(f"{error}; see how the cluster is with: millpond cluster status{{b}}")
         return f"no broker could be reached: {tried}; {_to_reach_one(error.tried)}"
     if isinstance(error, errors.DeliveryFailed | errors.PartialDelivery):
         first = error.first if isinstance(error, errors.DeliveryFailed) else next(iter(error.failed.values()))

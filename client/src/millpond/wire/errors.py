@@ -435,10 +435,21 @@ class ForkedClient(MillpondError, code=ErrorCode.FORKED_CLIENT, status="FAILED_P
 class ClusterUnavailable(
     MillpondError, code=ErrorCode.CLUSTER_UNAVAILABLE, status="UNAVAILABLE", retriable=True
 ):
-    """No broker could be reached. `tried` maps each address to what went wrong there."""
+    """No broker could be reached, or none that may answer: with `leader_of`, that partition's leader.
+
+    `tried` maps each address to what went wrong there.
+    """
 
     tried: dict[str, str]
-    message = "no broker could be reached; tried {tried}"
+    leader_of: str = ""
+    """`topic-partition`; empty where any broker would have done."""
+
+    def __str__(self) -> str:
+        tried = ", ".join(
+            f"{address} ({reason})" if address else reason for address, reason in self.tried.items()
+        )
+        whom = f"the leader of {self.leader_of} could not" if self.leader_of else "no broker could"
+        return f"{whom} be reached: {tried or 'no address is known'}"
 
 
 class BrokerNotReady(
