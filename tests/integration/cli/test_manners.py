@@ -88,6 +88,31 @@ def test_following_shows_what_comes_and_ctrl_c_ends_it_quietly_with_130(cli: Cli
     assert process.returncode == 130
 
 
+def test_following_waits_for_a_cluster_that_is_away_and_says_so_once() -> None:
+    with LocalCluster() as cluster:
+        cli = Cli(cluster.bootstrap)
+        topic = cli.topic()
+        cli.run("produce", topic, stdin=b"before")
+        with cli.start("consume", topic, "--follow") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"before\n"
+            cluster.kill(0)
+            said = process.stderr.readline().decode()
+            assert said.startswith(
+                f"millpond: the leader of {topic}-0 could not be reached: {cluster.bootstrap}"
+            )
+            assert said.endswith("; reading waits for it\n")
+            with cli.start("consume", topic, "--timeout", "1") as impatient:
+                assert impatient.wait(DEADLINE_S) == 1
+            cluster.restart(0)
+            cli.run("produce", topic, stdin=b"after")
+            assert process.stdout.readline() == b"after\n"
+            assert process.stderr.readline() == b"millpond: reading goes on\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=DEADLINE_S) == (b"", b"")
+
+
 def test_ctrl_c_ends_a_consumer_whose_reader_does_not_read(cli: Cli) -> None:
     topic = cli.topic()
     fill(cli, topic, 100_000)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import click
 import pytest
 
+from millpond.cli.consume import patience_s
+from millpond.cli.session import Common
 from millpond.cli.values import headers_of, position_of, separator_of, settings_of, time_of
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -113,3 +116,14 @@ def test_a_separator_is_any_bytes_and_a_tab_can_be_written() -> None:
     assert separator_of("=>") == b"=>"
     with pytest.raises(click.BadParameter):
         separator_of("")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "follow", "expected"),
+    [(None, False, 15.0), (None, True, math.inf), (2.0, False, 2.0), (2.0, True, 2.0)],
+)
+def test_who_follows_waits_for_the_cluster_unless_told_otherwise(
+    timeout: float | None, follow: bool, expected: float
+) -> None:
+    common = Common(bootstrap="b:1", json=False, timeout=timeout)
+    assert patience_s(common, follow=follow) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,7 +13,7 @@ import click
 
 from millpond.cli.app import Command
 from millpond.cli.records import FIELDS, json_lines, plain_lines
-from millpond.cli.session import Common, common, with_client
+from millpond.cli.session import TIMEOUT_SECONDS, Common, common_with, with_client
 from millpond.cli.streams import Sink
 from millpond.cli.values import TIMES, position
 
@@ -67,7 +68,9 @@ def _fields(_context: click.Context, _parameter: click.Parameter, text: str | No
     metavar="FIELD,…",
     help=f"Print these fields with tabs between: {', '.join(FIELDS)}.  [default: value]",
 )
-@common
+@common_with(
+    f"How long to wait for the cluster.  [default: {TIMEOUT_SECONDS:g}; with --follow, to connect only]"
+)
 def command(
     common: Common,
     topic: str,
@@ -85,7 +88,8 @@ def command(
     with topic, partition, offset, timestamp, key, value and headers, in which bytes that are not UTF-8 are
     {"base64": "…"}: what `millpond produce --input json` reads. Records of one partition come in order.
 
-    The end is what could be read when the command began.
+    The end is what could be read when the command began. Following goes on through whatever happens to the
+    cluster, and says so on standard error; with --timeout, it ends when the cluster was away for so long.
 
     Examples:
       millpond consume orders
@@ -100,7 +104,11 @@ def command(
     if follow is None:
         follow = sink.interactive
     lines = _formatter(common, fields)
-    options: dict[str, Any] = {"start": start, "buffer_bytes": BUFFER_BYTES}
+    options: dict[str, Any] = {
+        "start": start,
+        "buffer_bytes": BUFFER_BYTES,
+        "trouble_timeout": patience_s(common, follow=follow),
+    }
     if partitions:
         options["partitions"] = partitions
     if not follow:
@@ -114,6 +122,13 @@ def command(
             watching.cancel()
 
     with_client(common, work)
+
+
+def patience_s(common: Common, *, follow: bool) -> float:
+    """For how long a cluster may be away from somebody who reads: who follows it waits for it."""
+    if common.timeout is not None:
+        return common.timeout
+    return math.inf if follow else TIMEOUT_SECONDS
 
 
 def _formatter(common: Common, fields: Sequence[str] | None) -> Callable[[Any], bytes]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,13 +18,16 @@ from millpond.cli.hints import described
 from millpond.cli.output import print_json, say
 from millpond.cli.progress import progress_of
 from millpond.cli.sending import BadInput, Sender, Tally, stream
-from millpond.cli.session import Common, common, with_client
+from millpond.cli.session import TIMEOUT_SECONDS, Common, common_with, with_client
 from millpond.cli.streams import Source
 from millpond.cli.values import headers_of, separator_of
 from millpond.wire.errors import MillpondError, UnknownPartition
 
 if TYPE_CHECKING:
     from millpond import Client
+
+DELIVERY_SECONDS: Final = 120.0
+"""As the SDK: a cluster that is down for a minute fails nothing."""
 
 
 @click.command("produce", cls=Command)
@@ -56,7 +59,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="A line is a value as it is, or an object as `millpond consume -o json` writes them.",
 )
-@common
+@common_with(
+    "How long to wait for the cluster, and for a record to be acknowledged."
+    f"  [default: {TIMEOUT_SECONDS:g} to connect, {DELIVERY_SECONDS:g} for a record]"
+)
 def command(
     common: Common,
     topic: str,
@@ -79,8 +85,6 @@ def command(
     "…"} for other bytes, or null; headers are an object or [name, value] pairs; only "value" must be there.
     "topic", "partition" and "offset" may be there, and are not used.
 
-    --timeout is how long a record may take to be acknowledged; 120 seconds without it.
-
     Examples:
       millpond produce orders < orders.txt
       millpond produce orders --key-separator : --header source=import orders.txt
@@ -99,9 +103,11 @@ def command(
         separator=None if key_separator is None else separator_of(key_separator),
         headers=tuple(headers_of(headers)),
     )
-    options: dict[str, Any] = {"acks": acks, "compression": None if compression == "none" else compression}
-    if common.timeout is not None:
-        options["delivery_timeout"] = common.timeout
+    options: dict[str, Any] = {
+        "acks": acks,
+        "compression": None if compression == "none" else compression,
+        "delivery_timeout": DELIVERY_SECONDS if common.timeout is None else common.timeout,
+    }
     tally = Tally(acks)
     with _opened(file) as fd:
 

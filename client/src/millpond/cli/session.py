@@ -41,15 +41,29 @@ class Common:
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of all, as its first argument."""
+    return common_with(f"How long to wait for the cluster.  [default: {TIMEOUT_SECONDS:g}]")(function)
 
-    @functools.wraps(function)
-    def command(*, bootstrap: str, output: str, timeout: float | None, **options: Any) -> Any:
-        remember(bootstrap, options)
-        return function(Common(bootstrap=bootstrap, json=output == "json", timeout=timeout), **options)
 
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def common_with(timeout_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """As `common`, for a command whose --timeout means more than that of others."""
+    timeout_option = click.option(
+        "--timeout",
+        type=click.FloatRange(0, TIMEOUT_SECONDS_MAX, min_open=True),
+        metavar="SECONDS",
+        help=timeout_help,
+    )
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(*, bootstrap: str, output: str, timeout: float | None, **options: Any) -> Any:
+            remember(bootstrap, options)
+            return function(Common(bootstrap=bootstrap, json=output == "json", timeout=timeout), **options)
+
+        for option in reversed((*_OPTIONS, timeout_option)):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def _checked_bootstrap(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -82,12 +96,6 @@ _OPTIONS: Final = (
         default="table",
         show_default=True,
         help="For people, or one JSON object a line and nothing else.",
-    ),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(0, TIMEOUT_SECONDS_MAX, min_open=True),
-        metavar="SECONDS",
-        help=f"How long to wait for the cluster.  [default: {TIMEOUT_SECONDS:g}]",
     ),
 )
 
