@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millpond.wire.errors import InvalidRequest, InvalidUpdateVersion, UnknownPartition, UnknownTopic
-from millpond_broker.core.commands import Command, ElectLeaders, ReassignPartitions
+from millpond_broker.core.commands import Barrier, Command, ElectLeaders, ReassignPartitions
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.core.results import Refused
 from millpond_broker.runtime.replicas import LedPartition, Replicas
@@ -72,7 +72,8 @@ async def test_a_request_that_was_overtaken_is_decided_anew() -> None:
     c = three()
     local = Local(c, overtake=2)
     moved, _, _ = await Replicas(local).drain(1)
-    assert [type(command) for command in local.proposed] == [ReassignPartitions] * 3 + [ElectLeaders]
+    proposed = [type(command) for command in local.proposed]
+    assert proposed == [Barrier, *[ReassignPartitions] * 3, ElectLeaders]
     assert [led.leader for led in moved] == [c.partition("orders").leader]
     c = three()
     with pytest.raises(InvalidUpdateVersion):
