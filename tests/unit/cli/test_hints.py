@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from millpond import cli, errors
-from millpond._core.cluster import HTTP_PORT, PEER_PORT
+from millpond._core.cluster import Unreached
 
 REFUSED = errors.ClusterUnavailable(tried={"localhost:7070": "connection refused"})
 
@@ -68,11 +68,13 @@ def test_a_record_that_is_too_large_is_told_with_its_topic(said: Said) -> None:
     )
 
 
-@pytest.mark.parametrize(("reason", "port"), [(HTTP_PORT, 7092), (PEER_PORT, 7091)])
+@pytest.mark.parametrize(("reason", "port"), [(Unreached.HTTP_PORT, 7092), (Unreached.PEER_PORT, 7091)])
 def test_another_port_of_a_broker_is_told_with_the_one_that_is_likely_meant(
-    said: Said, reason: str, port: int
+    said: Said, reason: Unreached, port: int
 ) -> None:
     error = errors.ClusterUnavailable(tried={f"b1:{port}": reason})
     line = said(f"cluster status -b b1:{port}", error)
     assert line.endswith("the one for clients first: try -b b1:7090")
     assert reason in line
+    in_those_words = errors.ClusterUnavailable(tried={f"b1:{port}": reason.value})
+    assert "try -b" not in said(f"cluster status -b b1:{port}", in_those_words), "words decide nothing"

@@ -87,11 +87,11 @@ def described(error: errors.MillpondError, command: str | None = None) -> str:
 
 def _to_reach_one(tried: Mapping[str, str]) -> str:
     """What to do where nobody could be asked."""
-    from millpond._core.cluster import HTTP_PORT, PEER_PORT  # noqa: PLC0415 - help needs none of it
+    from millpond._core.cluster import Unreached  # noqa: PLC0415 - help needs none of it
 
+    rows = {Unreached.PEER_PORT: 1, Unreached.HTTP_PORT: 2}
     for address, reason in tried.items():
-        behind = {PEER_PORT: 1, HTTP_PORT: 2}.get(reason)
-        if behind is not None:
+        if isinstance(reason, Unreached) and (behind := rows.get(reason)) is not None:
             host, _, port = address.rpartition(":")
             likely = f"{host}:{int(port) - behind}"
             return f"a broker's ports are mostly in a row, the one for clients first: try -b {likely}"
