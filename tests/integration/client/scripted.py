@@ -44,6 +44,8 @@ class ScriptedBroker:
         """Who it says to be; 0: it is too old to say."""
         self.unheard_ms = 0
         """For how long it has heard of no controller; out of touch after 3,000."""
+        self.refuses: MillpondError | None = None
+        """What it answers to who asks it to describe anything."""
         self.described: list[str] = []
         """What it was asked to describe."""
         self.idle_ms = 0
@@ -157,10 +159,15 @@ class ScriptedBroker:
             out_of_touch=self.unheard_ms > 3_000,
         )
 
-    async def _describe(self, request: metadata_pb2.DescribeRequest, _: Any) -> metadata_pb2.ClusterMetadata:
+    async def _describe(
+        self, request: metadata_pb2.DescribeRequest, context: Any
+    ) -> metadata_pb2.ClusterMetadata:
         if self.stalled:
             await asyncio.sleep(3600)
         self.described += request.topics
+        if self.refuses is not None:
+            metadata = (("millpond-error-bin", detail_of(self.refuses).SerializeToString()),)
+            await context.abort(grpc.StatusCode[self.refuses.status], "refused", metadata)
         if "." not in request.topics:
             await asyncio.sleep(self.slow_s)
         answer = self._metadata()

@@ -99,7 +99,7 @@ async def test_a_description_is_never_older_than_what_was_seen(
 async def test_a_call_to_a_broker_that_hangs_is_made_again_at_the_next(
     brokers: tuple[ScriptedBroker, ScriptedBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millpond._transport.topics.DESCRIBE_S", 0.3)
+    monkeypatch.setattr("millpond._transport.describing.DESCRIBE_S", 0.3)
     hung, other = brokers
     async with millpond.connect(addresses(hung, other)) as client:
         hung.stalled = True

@@ -322,13 +322,14 @@ class Connection:
         attempt_s: float = ATTEMPT_S,
         unanswered: list[str] | None = None,
         accept: Callable[[Any], bool] | None = None,
+        enough: Callable[[], bool] | None = None,
     ) -> Any:
         """Call whichever broker answers, the watched one first, again and again until the deadline.
 
         Only for calls that may be repeated: one whose answer was lost is made anew, its address in
         `unanswered`. A broker that does not answer within `attempt_s`, or with what `accept` refuses since
         it is behind, is left for the next. Raises ClusterUnavailable, which names each address, when none
-        could be reached in time.
+        could be reached in time, or `enough` says after a round over all that it was the last.
         """
         tried: dict[str, str] = {}
         rounds = 0
@@ -358,6 +359,8 @@ class Connection:
                     if accept is None or accept(answer):
                         return answer
                     tried[address] = "its metadata is behind"
+            if enough is not None and enough():
+                raise ClusterUnavailable(tried=tried)
             rounds += 1
             try:
                 await self.pause(rounds, deadline, method)
