@@ -380,10 +380,15 @@ class Admin:
                 by_leader.setdefault(partition.leader, []).append(question)
         wait = self._connection.deadline(min(OFFSETS_WAIT_S, self._connection.left_s(deadline)))
         # Leader by leader, so that one that is away keeps nothing of the others'.
-        answered = await asyncio.gather(
-            *(self._ends_at_leader(questions, wait) for questions in by_leader.values())
-        )
-        return {key.partition: answer for answers in answered for key, answer in answers.items()}
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [
+                    group.create_task(self._ends_at_leader(questions, wait))
+                    for questions in by_leader.values()
+                ]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return {key.partition: answer for task in asked for key, answer in task.result().items()}
 
     async def _ends_at_leader(
         self, questions: Sequence[OffsetQuestion], deadline: Deadline
