@@ -53,6 +53,8 @@ class ScriptedBroker:
         """Who leads which partition, as it says; 1, where nothing is said."""
         self.refuses_offsets: MillpondError | None = None
         """What it answers to who asks for the ends of logs."""
+        self.stalls_offsets = False
+        """Never answers that."""
         self.refuses: MillpondError | None = None
         """What it answers to who asks it to describe anything."""
         self.described: list[str] = []
@@ -221,7 +223,7 @@ class ScriptedBroker:
     async def _list_offsets(
         self, request: offsets_pb2.ListOffsetsRequest, context: Any
     ) -> offsets_pb2.ListOffsetsResponse:
-        if self.stalled:
+        if self.stalls_offsets:
             await asyncio.sleep(3600)
         if self.refuses_offsets is not None:
             await _refuse(context, self.refuses_offsets)

@@ -128,7 +128,7 @@ async def test_where_one_leader_refuses_to_tell_the_ends_nobody_goes_on_asking_t
     one, two = ScriptedBroker(partitions=2), ScriptedBroker(partitions=2)
     one.leaders = {1: 2}
     one.others = [metadata_pb2.Broker(id=2, address=two.address, state=metadata_pb2.BROKER_STATE_RUNNING)]
-    one.refuses_offsets, two.stalled = InvalidRequest(reason="no"), True
+    one.refuses_offsets, two.stalls_offsets = InvalidRequest(reason="no"), True
     await one.start()
     await two.start()
     before = asyncio.all_tasks()
