@@ -56,7 +56,7 @@ class ScriptedBroker:
         self.stalls_offsets = False
         """Never answers that."""
         self.refuses: MillpondError | None = None
-        """What it answers to who asks it to describe anything."""
+        """What it answers to who asks it to describe anything, or begins to watch."""
         self.described: list[str] = []
         """What it was asked to describe."""
         self.idle_ms = 0
@@ -201,6 +201,8 @@ class ScriptedBroker:
         return await context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset by peer")  # type: ignore[no-any-return]  # it raises
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[metadata_pb2.MetadataUpdate]:
+        if self.refuses is not None:
+            await _refuse(context, self.refuses)
         self.client_ids |= {
             str(value) for key, value in context.invocation_metadata() if key == "millpond-client-id"
         }

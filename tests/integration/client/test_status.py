@@ -12,6 +12,7 @@ import pytest_asyncio
 
 import millpond
 from millpond import cli
+from millpond._core.cluster import NotReady
 from millpond._local.ports import free_ports
 from millpond._transport import describing, survey
 from millpond._transport.connection import Connection
@@ -169,6 +170,24 @@ async def test_a_broker_that_says_it_is_not_ready_answers(
         one.unheard_ms = 14_000
         status = await client.admin.status()
         assert [broker.state for broker in status.brokers] == ["running", "not_ready"]
+
+
+async def test_where_all_that_answer_are_not_ready_that_is_what_was_tried(pair: Pair) -> None:
+    """Not in words that would have to be read: what to do about it depends on it."""
+    one, two = pair
+    async with millpond.connect(one.address) as client:
+        await one.stop()
+        await two.stop()
+        one.refuses = BrokerNotReady(reason="broker 1 is starting")
+        await one.start()
+        with pytest.raises(ClusterUnavailable) as by_call:
+            await client.admin.list_topics(timeout=1.0)
+        with pytest.raises(ClusterUnavailable) as at_first:
+            await millpond.connect(one.address, timeout=0.5)
+    for raised in (by_call, at_first):
+        reason = raised.value.tried[one.address]
+        assert isinstance(reason, NotReady)
+        assert reason == "the broker is not ready: broker 1 is starting"
 
 
 async def test_in_brief_nobody_else_is_asked_unless_the_first_is_out_of_touch(pair: Pair) -> None:

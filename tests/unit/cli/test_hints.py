@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from millpond import cli, errors
-from millpond._core.cluster import Unreached
+from millpond._core.cluster import NotReady, Unreached
 
 REFUSED = errors.ClusterUnavailable(tried={"localhost:7070": "connection refused"})
 
@@ -38,6 +38,17 @@ def test_at_the_default_address_a_cluster_is_one_command_away(said: Said) -> Non
         "millpond: no broker could be reached: localhost:7070 (connection refused);"
         " start a cluster on this machine with: millpond up; or name another with -b HOST:PORT"
     )
+
+
+def test_a_broker_that_is_not_ready_runs_and_is_not_to_be_started(said: Said) -> None:
+    reason = NotReady(errors.BrokerNotReady(reason="broker 1 is starting"))
+    error = errors.ClusterUnavailable(tried={"b1:7070": reason, "b2:7070": "connection refused"})
+    line = said("topic list -b b1:7070", error)
+    assert line.startswith(
+        "millpond: no broker is ready: b1:7070 (the broker is not ready: broker 1 is starting), b2"
+    )
+    assert "try again in some seconds" in line
+    assert "millpond broker" not in line
 
 
 def test_a_hint_repeats_the_address_that_was_given(said: Said) -> None:

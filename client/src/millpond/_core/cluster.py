@@ -159,6 +159,12 @@ class Unreached(enum.StrEnum):
         return repr(self.value)
 
 
+class NotReady(str):
+    """Likewise, of a broker that answers that it is not ready, in its words: it runs, and starts or stops."""
+
+    __slots__ = ()
+
+
 DEFAULT_PORT: Final = 7070
 HOW_TO_WRITE: Final = "write host:port, several with commas between"
 

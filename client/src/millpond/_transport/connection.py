@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from millpond._core.cluster import ClusterView, TopicView, Unreached, addresses_of
+from millpond._core.cluster import ClusterView, NotReady, TopicView, Unreached, addresses_of
 from millpond._core.retry import Backoff, Deadline
 from millpond._transport.link import Link
 from millpond._transport.tasks import Tasks
@@ -342,7 +342,9 @@ class Connection:
                     tried |= error.tried
                     if unanswered is not None and error.tried.get(address) is not Unreached.REFUSED:
                         unanswered.append(address)
-                except (BrokerNotReady, NotController) as error:
+                except BrokerNotReady as error:
+                    tried[address] = NotReady(error)
+                except NotController as error:
                     tried[address] = str(error)
                 except OperationTimeout as error:
                     if self.left_s(deadline) > TOO_LATE_S:
@@ -454,6 +456,8 @@ class Connection:
             tried = told.tried.get(address) if isinstance(told, ClusterUnavailable) else None
             if isinstance(told, UnsupportedFormat):
                 tried = Unreached.PEER_PORT
+            elif isinstance(told, BrokerNotReady):
+                tried = NotReady(told)
             self._tried[address] = tried or str(told)
         except (ValueError, TypeError) as error:  # what cannot be translated is that broker's fault alone
             self._tried[address] = f"metadata that makes no sense: {error}"
