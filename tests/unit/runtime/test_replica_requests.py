@@ -27,7 +27,7 @@ class Local:
 
     async def propose(self, command: Command, timeout: float = 1.0) -> object:
         self.proposed.append(command)
-        if self.overtake:
+        if self.overtake and not isinstance(command, Barrier):
             self.overtake -= 1
             isr = self.cluster.partition("orders").isr
             self.cluster.in_sync(*(isr[:2] if len(isr) > 2 else (1, 2, 3)))
