@@ -59,6 +59,12 @@ def test_a_new_or_empty_one_gets_as_many_as_are_asked_for_or_three(tmp_path: Pat
     assert examine(tmp_path, 5) == Record(5, (), is_founded=False)
 
 
+def test_a_disk_of_its_own_holds_nobodys_files(tmp_path: Path) -> None:
+    for name in ("lost+found", "broker-1/lost+found"):
+        (tmp_path / name).mkdir(parents=True)
+        assert examine(tmp_path, None) == Record(3, (), is_founded=False)
+
+
 def test_a_cluster_is_found_again_as_it_was(tmp_path: Path) -> None:
     record = founded(tmp_path)
     assert examine(tmp_path, None) == record == examine(tmp_path, 3)

@@ -30,11 +30,14 @@ CONFIG: Final = "broker.toml"
 LOG: Final = "log"
 SECRET: Final = "secret"  # noqa: S105 - the name of its file
 LOCK: Final = "up.lock"
+MARK: Final = "ephemeral"
+"""Holds the path of its own directory, if that is to go with the one who made it."""
 
 _HOME: Final = re.compile(r"broker-([1-9][0-9]{0,8})")
-_OURS: Final = frozenset(
-    {".gitignore", LOCK, LOCK + BESIDE, RECORD, RECORD + BESIDE, SECRET, SECRET + BESIDE}
-)
+_OURS: Final = frozenset({".gitignore", LOCK, MARK, RECORD, RECORD + BESIDE, SECRET, SECRET + BESIDE})
+_NOBODYS: Final = frozenset({"lost+found"})
+"""Of the file system itself, where it begins: a disk of its own for a cluster, or for a broker."""
+
 _OURS_AT_HOME: Final = frozenset({"data", CONFIG, CONFIG + BESIDE, LOG, f"{LOG}.1"})
 _MANUAL: Final = "docs/operations.md, 'A broker of `millpond up` is lost'"
 
@@ -58,11 +61,11 @@ def homes(directory: Path) -> dict[int, Path]:
 def foreign_entry(directory: Path) -> str | None:
     """The first thing in it that no `millpond up` has made, by its path from there; None: there is none."""
     for path in sorted(directory.iterdir()):
-        if path.name in _OURS:
+        if path.name in _OURS | _NOBODYS:
             continue
         if _HOME.fullmatch(path.name) is None or not path.is_dir() or path.is_symlink():
             return path.name
-        if inner := sorted({entry.name for entry in path.iterdir()} - _OURS_AT_HOME):
+        if inner := sorted({entry.name for entry in path.iterdir()} - _OURS_AT_HOME - _NOBODYS):
             return f"{path.name}/{inner[0]}"
     return None
 
