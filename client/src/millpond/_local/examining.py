@@ -6,7 +6,7 @@ taken for another one is lost to its own brokers.
 A first start may end at any instant. It leaves, in this order, and each begins the next one's case:
 
     an empty directory, or the lock         as if nothing had been
-    cluster.json                            how many they are; nobody has anything yet, ports may change
+    cluster.json                            nobody has anything yet: ports and their number may change
     directories, the secret, broker.toml    the same; the next start writes them again
     metadata of one voter, not of all       the voters' addresses stand: the next start completes the founding
     all were ready                          `founded`: from here on each of them has metadata, or lost them
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from millpond._local.record import RECORD, Record, read_record
+from millpond._local.record import BROKERS_MAX, RECORD, Record, read_record
 from millpond._local.whole import BESIDE
 from millpond.wire.errors import InvalidConfig, NotADataDirectory
 
@@ -86,13 +86,15 @@ def examine(directory: Path, wanted: int | None) -> Record:
     has_metadata = any((home / "data" / "metadata").exists() for home in there.values())
     if record is None:
         record = _derived(directory, there, wanted, has_metadata=has_metadata)
+    if not record.is_founded and not has_metadata:
+        begun = Record(wanted or record.brokers, (), is_founded=False)
+        _check_begun_by_no_more(directory, there, begun.brokers)
+        return begun
     if wanted not in (None, record.brokers):
         raise InvalidConfig(
             key="brokers", reason=f"{directory} has a cluster of {record.brokers}, not {wanted}{_FOR_GOOD}"
         )
     _check_none_too_many(directory, there, record.brokers)
-    if not record.is_founded and not has_metadata:
-        return record._replace(peers=())
     _check_all_there(directory, there, record)
     _check_configs(there, record)
     return record
@@ -102,6 +104,15 @@ _FOR_GOOD: Final = ": the number is fixed once there are data; another one needs
 
 
 # --- what is there, against what should be ---------------------------------------------------------------
+
+
+def _check_begun_by_no_more(directory: Path, there: Mapping[int, Path], count: int) -> None:
+    if more := [home.name for number, home in there.items() if number > count]:
+        raise InvalidConfig(
+            key=str(directory),
+            reason=f"a start that was ended had begun to make more brokers there than {count}, and none has"
+            f" metadata: remove {', '.join(more)}, or name another directory with --data",
+        )
 
 
 def _check_none_too_many(directory: Path, there: Mapping[int, Path], count: int) -> None:
@@ -189,7 +200,7 @@ def _derived(directory: Path, there: Mapping[int, Path], wanted: int | None, *, 
     peers = []
     for number, voter in enumerate(first.voters, 1):
         broker, _, peer = str(voter).partition("@")
-        if broker != str(number) or not peer:
+        if broker != str(number) or not peer or number > BROKERS_MAX:
             raise InvalidConfig(
                 key=str(directory),
                 reason=f"its voters are {_text(first.voters)}, as `millpond up` does not make them; start its"
