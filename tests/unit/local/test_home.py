@@ -212,3 +212,19 @@ def test_two_first_starts_at_once_are_told_by_the_lock(where: Path, monkeypatch:
     with kept(where / "new", nothing), pytest.raises(DirectoryInUse), kept(where / "new", nothing):
         pass
     assert sorted(path.name for path in where.rglob("*")) == ["new", LOCK]
+
+
+def test_a_lock_that_was_removed_as_it_was_opened_is_nobodys(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary one goes as somebody begins to keep it: the lock of a removed file would be had by many."""
+    one, lock = left(where, "one"), fcntl.flock
+
+    def goes(descriptor: int, operation: int) -> None:
+        shutil.rmtree(one)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", goes)
+    with pytest.raises(DirectoryInUse, match="removes it"), kept(one, nothing):
+        pass
+    assert not one.exists()

@@ -72,6 +72,8 @@ def _locked(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DirectoryInUse(path=str(directory), holder="another `millpond up`") from None
+        if not os.fstat(descriptor).st_nlink:  # removed since it was opened, and the directory with it
+            raise DirectoryInUse(path=str(directory), holder="another `millpond up`, which removes it")
         yield
     finally:
         os.close(descriptor)
