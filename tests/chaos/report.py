@@ -44,15 +44,15 @@ class Report:
         enough, few = self._alone(is_enough=True), self._alone(is_enough=False)
         more = [pause for strike, pause in self._each() if strike.is_whole and strike.counts_from_heal]
         wanted = self._timeline.min_insync
-        print(f"one broker struck, {wanted} or more in sync all the time: {_summary(enough)}")
-        print(f"one broker struck, fewer than {wanted} in sync for some of it: {_summary(few)}")
+        print(f"one broker struck, {wanted} or more in sync through the pause: {_summary(enough)}")
+        print(f"one broker struck, fewer than {wanted} in sync in some of the pause: {_summary(few)}")
         print(f"a majority struck, or cut from clients; from healing until all is written: {_summary(more)}")
         print(
             f"acknowledged {self._verdict.acknowledged:,}, read by a fresh process"
             f" {self._verdict.read_fresh:,}; {self._verdict.operations:,} operations judged"
         )
         told = f"{len(self._strikes)} strikes, {self._verdict.acknowledged} acknowledged"
-        return f"{told}; pauses: {_summary(enough)}; with too few in sync: {_summary(few)}"
+        return f"{told}; pauses with enough in sync: {_summary(enough)}; with too few: {_summary(few)}"
 
     def _each(self) -> Iterable[tuple[Strike, Pause | None]]:
         return zip(self._strikes, self._pauses, strict=True)

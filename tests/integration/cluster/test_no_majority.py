@@ -17,6 +17,7 @@ from millpond.cli.health import problems_of
 from millpond.client import Client
 from millpond.errors import MillpondError
 from millpond.testing import LocalCluster
+from millpond_broker.runtime.touch import UNREADY_SECONDS
 from tests.integration.cluster.conftest import HEALED_S, controller_of, healed
 
 SEEN_S = 15.0
@@ -75,9 +76,12 @@ async def test_who_is_left_of_three_knows_how_old_its_knowledge_is_and_is_not_re
     others = [broker for broker in range(3) if broker != left]
     address = three.bootstrap.split(",")[left]
     async with millpond.connect(address, timeout=10.0) as by_the_one:
-        well = await by_the_one.admin.status()
+        await when(
+            by_the_one.admin.status,
+            lambda status: status.current and not harmful(status) and not status.silent,
+            HEALED_S,
+        )
         assert await serving(address)
-        assert (well.current, harmful(well), well.silent) == (True, [], {})
         for broker in others:
             three.kill(broker)
         at_once = await by_the_one.admin.status()
@@ -115,19 +119,31 @@ async def test_who_is_left_of_three_knows_how_old_its_knowledge_is_and_is_not_re
 async def test_one_that_is_down_or_hangs_makes_nobody_else_unready(
     three: LocalCluster, client: Client
 ) -> None:
+    """Until the others have a controller again, and after; but for a machine so busy that this takes longer
+    than what is called unready, which is what they say then.
+    """
     await healed(client)
     controller = await controller_of(client) - 1
     others = [broker for broker in range(3) if broker != controller]
     three.pause(controller)
-    async with asyncio.timeout(10.0 + SEEN_S):
-        for _ in range(80):
-            for broker in others:
-                status, text = await asyncio.to_thread(get, three, broker, "/readyz")
-                assert status == 200, text
+
+    async def look() -> list[int]:
+        answers = [await asyncio.to_thread(get, three, broker, "/readyz") for broker in others]
+        for status, text in answers:
+            unheard = re.search(r"(\d+) s$", text.strip())
+            assert status == 200 or (unheard and int(unheard[1]) >= UNREADY_SECONDS), text
+        return [status for status, _ in answers]
+
+    async with asyncio.timeout(HEALED_S):
+        while True:
+            await look()
+            found = await client.admin.status()
+            is_replaced = any(broker.controller and broker.id != controller + 1 for broker in found.brokers)
+            if found.current and found.silent.keys() == {controller + 1} and is_replaced:
+                break
             await asyncio.sleep(0.1)
-        found = await client.admin.status()
-        assert found.current
-        assert found.silent.keys() == {controller + 1}
+        while await look() != [200, 200]:
+            await asyncio.sleep(0.1)
     three.resume(controller)
     await three.aio.wait_ready()
     await when(client.admin.status, lambda status: not harmful(status), HEALED_S)

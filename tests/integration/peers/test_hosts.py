@@ -64,3 +64,16 @@ def test_a_peer_that_comes_back_is_found_though_the_name_server_has_not_answered
         one.wait_linked(two)
         assert time.monotonic() - asked_at < ATTEMPT_SECONDS_MAX / 2
         one.close()  # before its name server
+
+
+def test_a_link_that_works_stays_when_its_peer_is_heard_of_again(voter: MakeVoter) -> None:
+    one, two = voter(1), voter(2)
+    one.connect(two)
+    linked_at = time.monotonic()
+    one.wait_linked(two)
+    until(lambda: time.monotonic() - linked_at > HURRIED_SECONDS)
+    for _ in range(3):
+        one.links._hurry(2)
+    one.links.send(2, [b"on the same link"])
+    two.told.wait(lambda: two.told.messages.get(1) == [b"on the same link"])
+    assert one.told.events == [("connected", 2)]

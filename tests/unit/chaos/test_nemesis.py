@@ -54,4 +54,4 @@ async def test_what_the_engine_does_not_do_is_said_and_ends_no_run(monkeypatch: 
     timeline = Timeline("t", min_insync=2)
     nothing = Verdict(acknowledged=0, read_fresh=0, operations=0, anomalies=[])
     report = Report([strike], [Pause("t-0", 6.0, 6.7)], timeline, nothing)
-    assert "pauses: none" in report.show(), "it says nothing of the brokers"
+    assert "pauses with enough in sync: none" in report.show(), "it says nothing of the brokers"

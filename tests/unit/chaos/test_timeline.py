@@ -86,6 +86,6 @@ def test_a_pause_with_too_few_in_sync_is_told_apart_from_others(capsys: pytest.C
     )
     assert "FOR GOOD" in told[3]
     assert summary == (
-        "4 strikes, 9 acknowledged; pauses: median 0.70 s, p95 0.70 s, max 0.70 s of 2;"
-        " with too few in sync: median 4.60 s, p95 4.60 s, max 4.60 s of 1"
+        "4 strikes, 9 acknowledged; pauses with enough in sync: median 0.70 s, p95 0.70 s, max 0.70 s of 2;"
+        " with too few: median 4.60 s, p95 4.60 s, max 4.60 s of 1"
     )

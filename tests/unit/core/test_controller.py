@@ -188,6 +188,7 @@ def test_a_request_that_means_nothing_is_refused_before_it_is_proposed(
 def test_brokers_that_are_away_hold_what_the_others_are_too_few_for() -> None:
     """A topic that is made in the middle of a restart is not one replica short for ever."""
     c = replicated(1, 2, 3, 4)
+    c.must(topic("everywhere", (1, 2, 3, 4)))
     c.fence(3)
     c.must(asked(c.image, "elsewhere"))
     assert all(set(state.replicas) == {1, 2, 4} for state in c.image.topics[id_of("elsewhere")].partitions)
@@ -203,6 +204,16 @@ def test_brokers_that_are_away_hold_what_the_others_are_too_few_for() -> None:
     c.fence(2, 4)
     with pytest.raises(NotEnoughBrokers):
         asked(c.image, "nobody-leads", replicas=1)
+
+
+def test_a_broker_that_left_for_good_is_not_counted() -> None:
+    """It does not vote and holds nothing: what is placed on it would wait for it for ever."""
+    c = replicated(1, 2)
+    c.fence(2)
+    made = asked(c.image)
+    assert (made.replicas, made.min_insync, set(made.assignments)) == (1, 1, {(1,)})
+    with pytest.raises(NotEnoughBrokers):
+        asked(c.image, replicas=2)
 
 
 def test_the_largest_topic_and_the_smallest_are_made() -> None:

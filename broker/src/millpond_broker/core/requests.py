@@ -63,7 +63,7 @@ def new_topic(
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise InvalidRequest(reason=f"partitions: {partitions} is not within 1 to {PARTITIONS_MAX}")
     if replicas is None:
-        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(image.brokers)))
+        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(_members(image))))
     if replicas < 1:
         raise InvalidRequest(reason=f"replicas: {replicas} is less than 1")
     racks = _racks(image, replicas)
@@ -208,11 +208,20 @@ def _racks(image: MetadataImage, replicas: int) -> dict[int, str]:
     Raises NotEnoughBrokers.
     """
     alive = running(image)
-    absent = sorted(set(image.brokers) - alive, key=lambda member: (-image.brokers[member].since, member))
+    absent = sorted(_members(image) - alive, key=lambda member: (-image.brokers[member].since, member))
     holders = sorted([*alive, *absent[: max(0, replicas - len(alive))]])
     if not alive or len(holders) < replicas:
         raise NotEnoughBrokers(replicas=replicas, brokers=len(holders) if alive else 0)
     return {member: image.brokers[member].rack for member in holders}
+
+
+def _members(image: MetadataImage) -> frozenset[int]:
+    """Brokers that are expected to run: those that do, that vote, or that hold a replica of anything. Others
+    that registered once may have left for good.
+    """
+    holding = (state.target for topic in image.topics.values() for state in topic.partitions)
+    expected = running(image).union(image.voters, *holding)
+    return expected.intersection(image.brokers)
 
 
 def _load(image: MetadataImage) -> Counter[int]:

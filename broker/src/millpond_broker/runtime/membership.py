@@ -10,6 +10,7 @@ from typing import Final
 from millpond.wire.errors import BrokerNotReady, MillpondError, OperationTimeout, UnsupportedFormat
 from millpond_broker.core.commands import REPLICATION_LEVEL, Barrier, RegisterBroker, StopBroker
 from millpond_broker.core.image import BrokerImage, BrokerState, MetadataImage
+from millpond_broker.core.replication_commands import running
 from millpond_broker.observe.logs import event
 from millpond_broker.runtime.asking import Target, Unanswered, ask_once
 from millpond_broker.runtime.control_messages import Here, Who
@@ -185,7 +186,7 @@ class Membership:
             event(_log, logging.WARNING, "replicas_still_behind", broker=self.broker_id)
 
     def _is_needed(self, image: MetadataImage) -> bool:
-        others = self._others_running()
+        others = self._others_running(image)
         return any(
             self.broker_id in partition.isr
             and len(partition.isr) <= topic.min_insync_of(len(partition.replicas))
@@ -199,23 +200,23 @@ class Membership:
         or as far as they answer; or too few voters do for the metadata ever to say so.
         """
         looks = 0
-        while looks < LEFT_LOOKS and self._others_running():
+        while looks < LEFT_LOOKS and self._others_running(self.metadata.image):
             looks = 0 if await self._somebody_is_left() else looks + 1
             await asyncio.sleep(LEFT_PAUSE_SECONDS)
 
-    def _others_running(self) -> set[int]:
-        brokers = self.metadata.image.brokers.items()
-        return {key for key, broker in brokers if broker.state is BrokerState.RUNNING} - {self.broker_id}
+    def _others_running(self, image: MetadataImage) -> frozenset[int]:
+        return running(image) - {self.broker_id}
 
     async def _somebody_is_left(self) -> bool:
         if self.streams is None:
             return True
-        voters = self.metadata.image.voters.keys()
-        asked = sorted((self._others_running() | voters) - {self.broker_id})
+        image = self.metadata.image
+        voters = image.voters.keys()
+        asked = sorted((self._others_running(image) | voters) - {self.broker_id})
         answers = await asyncio.gather(*(self._is_there(self.streams, other) for other in asked))
         there = {other for other, is_there in zip(asked, answers, strict=True) if is_there}
         can_decide = 2 * len(voters & (there | {self.broker_id})) > len(voters)
-        return can_decide and not there.isdisjoint(self._others_running())
+        return can_decide and not there.isdisjoint(self._others_running(self.metadata.image))
 
     async def _is_there(self, streams: PeerStreams, broker_id: int) -> bool:
         address = self.metadata.address_of(broker_id)
@@ -231,7 +232,7 @@ class Membership:
         broker = self._in(image)
         if broker is None or broker.state is BrokerState.FENCED:
             return True
-        others = self._others_running()
+        others = self._others_running(image)
         return not any(
             partition.leader == self.broker_id and not others.isdisjoint(partition.isr)
             for topic in image.topics.values()

@@ -1,7 +1,7 @@
 """How old what this broker knows may be, and whether it is to be called ready: by answers to its heartbeats.
 
 Beside the lease (rule 39), which says what a broker may do. This is for people, and for whoever picks a
-broker: nothing is decided by it, and a pause of this process does not count as one of the cluster.
+broker: nothing is decided by it. A broker that stood still was out of touch as long, until its next answer.
 """
 
 from __future__ import annotations
