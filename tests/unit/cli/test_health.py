@@ -105,6 +105,18 @@ def test_brokers_that_do_not_run_and_a_missing_controller_come_first() -> None:
     )
 
 
+def test_a_broker_that_left_for_good_is_told_and_harms_nobody() -> None:
+    four = brokers("running", "running", "running", "fenced")
+    four[3] = replace(four[3], voter=False)
+    status = told(four, topic(WELL), silent={4: REFUSED})
+    (problem,) = problems_of(status)
+    assert (problem.name, problem.harmful, problem.first) == ("left", False, ("broker 4 (fenced, b4:7070)",))
+    holds = told(four, topic(replace(WELL, replicas=(1, 2, 4), isr=(1, 2))), silent={4: REFUSED})
+    assert named(holds) == ["not_running", "under_replicated"]
+    four[3] = replace(four[3], voter=True)
+    assert named(told(four, topic(WELL), silent={4: REFUSED})) == ["not_running"]
+
+
 def test_a_broker_that_answers_and_is_out_of_the_cluster_is_not_to_be_started() -> None:
     (problem,) = problems_of(told(brokers("running", "running", "fenced")))
     assert (problem.name, problem.first) == ("out_of_cluster", ("broker 3 (fenced, b3:7070)",))

@@ -174,7 +174,37 @@ def problems_of(status: ClusterStatus) -> list[Problem]:
         *(_without_controller(status.brokers) if status.current else [_out_of_touch(status)]),
         *_of_brokers(status),
         *of_partitions,
+        *_of_those_who_left(status),
     ]
+
+
+def _left(status: ClusterStatus) -> list[BrokerDescription]:
+    """Brokers that are away, do not vote and hold nothing: nobody waits for them to come back."""
+    if not status.current:
+        return []
+    holding = {
+        member for topic in status.topics for partition in topic.partitions for member in partition.replicas
+    }
+    return [
+        broker
+        for broker in status.brokers
+        if broker.id in status.silent
+        and broker.state != "running"
+        and not broker.voter
+        and broker.id not in holding
+    ]
+
+
+def _of_those_who_left(status: ClusterStatus) -> Iterable[Problem]:
+    if left := _left(status):
+        yield Problem(
+            name="left",
+            count=len(left),
+            says=f"{counted(len(left), 'broker')} away, without a vote and without any replica",
+            do="nothing, if it left for good; or start it: it is given replicas as others are",
+            first=tuple(_named(each, None) for each in left[:NAMED_MAX]),
+            harmful=False,
+        )
 
 
 class _Voters(NamedTuple):
@@ -244,7 +274,8 @@ def _without_controller(brokers: Sequence[BrokerDescription]) -> list[Problem]:
 def _of_brokers(status: ClusterStatus) -> Iterable[Problem]:
     """Each broker that is not as it should be, once."""
     silent, not_ready = status.silent, status.not_ready
-    ready = [each for each in status.brokers if each.id not in not_ready]
+    left = {each.id for each in _left(status)}
+    ready = [each for each in status.brokers if each.id not in not_ready and each.id not in left]
 
     def those(*, runs: bool, is_heard: bool) -> list[BrokerDescription]:
         return [
