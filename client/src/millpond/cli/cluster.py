@@ -167,7 +167,10 @@ def elect_leaders(common: Common, topic: str | None, partition: tuple[int, ...],
 def _print_led(common: Common, led: Mapping[TopicPartition, int]) -> None:
     rows = [(key.topic, key.partition, leader) for key, leader in sorted(led.items())]
     if not common.json:
-        print_table(("TOPIC", "PARTITION", "LEADER"), rows)
+        if rows:
+            print_table(("TOPIC", "PARTITION", "LEADER"), rows)
+        else:
+            say("no partition has another leader now")
         return
     for topic, number, leader in rows:
         print_json({"topic": topic, "partition": number, "leader": leader})
