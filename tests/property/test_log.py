@@ -552,7 +552,6 @@ def used_bytes(disk: SimFiles) -> int:
 LogMachine.TestCase.settings = settings(
     max_examples=int(os.environ.get("EXAMPLES", "400")),
     stateful_step_count=50,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestLog = LogMachine.TestCase

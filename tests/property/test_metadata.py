@@ -219,7 +219,7 @@ def check_partition(old: PartitionImage, new: PartitionImage, image: MetadataIma
         assert new.leader in (old.leader, joining), "only a leader lets others in (rule 10)"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(proposals(), max_size=25), st.sampled_from([(), SETUP, RAISED, RAISED]))
 def test_no_commands_make_the_image_fail_or_part_ways_or_break_a_promise(
     sent: list[bytes], setup: Sequence[Command]
@@ -236,7 +236,7 @@ def test_no_commands_make_the_image_fail_or_part_ways_or_break_a_promise(
     assert digest(other) == digest(image)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(proposals(), max_size=20), st.sets(st.integers(1, 4)), st.sampled_from([SETUP, RAISED]))
 def test_what_the_controller_plans_is_applied_whole_and_leaves_it_nothing_to_plan(
     sent: list[bytes], live: set[int], setup: Sequence[Command]
@@ -255,7 +255,7 @@ def test_what_the_controller_plans_is_applied_whole_and_leaves_it_nothing_to_pla
     assert plan(image, alive(image, *live), 0) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(proposals())
 def test_what_was_decoded_is_encoded_again_to_what_is_decoded_alike(data: bytes) -> None:
     read = decode(data)

@@ -25,7 +25,7 @@ from tests.property.metadata_world import Violation, World, run
 from tests.unit.core import test_elections, test_in_sync_changes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32))
 def test_no_faults_lose_what_was_acknowledged_or_leave_a_partition_without_a_leader(seed: int) -> None:
     """PROOF §3, as far as it concerns the image; rules 10 to 15."""

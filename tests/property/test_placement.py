@@ -58,7 +58,7 @@ def check_racks(racks: Mapping[int, str], placed: Iterable[Assignment], replicas
             assert on[rack] <= fewest + 1, "no rack has two more while another has room"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(placements(ANY_RACKS))
 def test_replicas_are_on_as_many_racks_as_they_can_be(placement: tuple[dict[int, str], int, int]) -> None:
     racks, partitions, replicas = placement
@@ -68,7 +68,7 @@ def test_replicas_are_on_as_many_racks_as_they_can_be(placement: tuple[dict[int,
     assert placed == assign(dict(reversed(racks.items())), partitions, replicas), "order is nobody's"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(placements(even_racks()))
 def test_on_racks_of_one_size_brokers_hold_and_lead_as_much_as_one_another(
     placement: tuple[dict[int, str], int, int],
@@ -80,7 +80,7 @@ def test_on_racks_of_one_size_brokers_hold_and_lead_as_much_as_one_another(
     assert spread(leading(placed), racks) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(placements(even_racks()), st.integers(1, 20))
 def test_partitions_that_are_added_make_up_what_those_before_left(
     placement: tuple[dict[int, str], int, int], more: int
@@ -92,7 +92,7 @@ def test_partitions_that_are_added_make_up_what_those_before_left(
     assert spread(held([*first, *added]), racks) <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(3, 8), st.integers(2, 3))
 def test_the_partitions_of_a_lost_broker_find_leaders_on_all_the_others(brokers: int, replicas: int) -> None:
     racks = dict.fromkeys(range(brokers), "")
@@ -104,7 +104,7 @@ def test_the_partitions_of_a_lost_broker_find_leaders_on_all_the_others(brokers:
         assert spread(heirs, others) <= 4, "of four for each, on average"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.dictionaries(st.integers(1, 6), st.integers(0, 9)))
 def test_what_brokers_lead_elsewhere_breaks_ties(brokers: int, load: dict[int, int]) -> None:
     """Topics of one partition do not all begin at the same broker."""

@@ -34,7 +34,7 @@ def test_what_is_acknowledged_survives_and_everybody_comes_back(name: str) -> No
     assert acknowledged > 25, "or it proves little"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False), st.sampled_from(list(PLANS.values())), st.integers(0, 150))
 def test_no_order_of_events_breaks_a_promise(random: Random, plan: Plan, steps: int) -> None:
     """The same world, with every choice hypothesis's own, so that what it finds gets short."""

@@ -50,7 +50,7 @@ HEADERS = st.just(NO_HEADERS) | st.builds(
 )
 TIMESTAMPS = st.integers(-(1 << 62), (1 << 62) - 1)
 
-thorough = settings(max_examples=400, deadline=None)
+thorough = settings(max_examples=400)
 
 
 class Records(NamedTuple):
@@ -202,7 +202,7 @@ def assert_refused_or_consistent(batch: Batch) -> None:
     assert all(left < right for left, right in pairwise(decoded.offsets))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(records(), CODECS, st.data())
 def test_damage_that_a_right_checksum_covers_is_refused_or_decodes_consistently(
     made: Records, codec: Codec, data: st.DataObject
@@ -217,7 +217,7 @@ def test_damage_that_a_right_checksum_covers_is_refused_or_decodes_consistently(
     assert_refused_or_consistent(resealed(header, bytes(batch[HEADER_BYTES:end]) + more))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(
     st.integers(0, (1 << 14) - 1),
     st.integers(-1, 12) | st.integers(-(1 << 31), (1 << 31) - 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -83,7 +83,7 @@ class TopicDescription:
 @dataclass(frozen=True, kw_only=True)
 class BrokerDescription:
     """One broker. `address` is host:port for clients; `state` is running, fenced or stopping (in a
-    `ClusterStatus` also unreachable); `voter` says whether it votes on the cluster's metadata.
+    `ClusterStatus` also unreachable or not_ready); `voter` says whether it votes on the cluster's metadata.
     """
 
     id: int
@@ -112,9 +112,9 @@ class BrokerDescription:
 class ClusterStatus:
     """How a cluster is, as far as it can be seen from here: by id and by name, internal topics included.
 
-    Where it is not `current`, no broker that answers has heard of a controller for more than a session:
-    topics, and the states of brokers, are as they were then, nobody is the controller, and those that do not
-    answer have the state `unreachable`.
+    Where it is not `current`, no broker that answers has heard of a controller for more than a session, or
+    all are `behind`: topics, and the states of brokers, are as they were then, and nobody is the controller.
+    Brokers that do not answer have the state `unreachable`, those that answer and are not ready `not_ready`.
     """
 
     brokers: tuple[BrokerDescription, ...]
@@ -126,6 +126,10 @@ class ClusterStatus:
     """For how long that broker has not heard of the controller."""
     silent: Mapping[int, str]
     """Brokers that do not answer here, whatever the cluster says of them, and why."""
+    not_ready: Mapping[int, str] = field(default_factory=dict)
+    """Brokers that answer, and serve nobody: they start or stop; and what they say of it."""
+    behind: bool = False
+    """Newer than this was told to this client before, by brokers that do not answer now."""
 
 
 class Admin:
@@ -184,7 +188,7 @@ class Admin:
         self, *, internal: bool = False, timeout: float | None = None
     ) -> list[TopicDescription]:
         """Every topic by name, without the ends of their logs; those of the system only if `internal`."""
-        topics, _, _ = await calls.describe(self._connection, (), self._connection.deadline(timeout))
+        topics = await calls.describe(self._connection, (), self._connection.deadline(timeout))
         return [_description(topic) for topic in topics if internal or not topic.name.startswith("__")]
 
     async def alter_topic(
@@ -314,25 +318,25 @@ class Admin:
         )
 
     async def brokers(self, *, timeout: float | None = None) -> list[BrokerDescription]:
-        """Every broker of the cluster, by id, as whoever answers has heard of it: `status` says when."""
-        # No topic has an empty name, and no name at all would ask for every topic.
-        _, brokers, controller = await calls.describe(
-            self._connection, ("",), self._connection.deadline(timeout)
-        )
+        """Every broker of the cluster, by id, as whoever answers has heard of it: `status` says when. Where
+        all that answer are behind what this client was told before, the newest of them is believed, but for
+        who is the controller: nobody is known to be.
+        """
+        brokers, controller = await calls.brokers(self._connection, self._connection.deadline(timeout))
         return [_broker_description(broker, controller) for broker in brokers]
 
-    async def status(self, *, timeout: float | None = None) -> ClusterStatus:
+    async def status(self, *, brief: bool = False, timeout: float | None = None) -> ClusterStatus:
         """Brokers and topics, how old that knowledge is, and which brokers answer: each is asked by itself,
         and waited for at most two seconds. Raises ClusterUnavailable if none does.
+
+        With `brief`, without topics; and where the first that answers is in touch, nobody else is asked.
         """
-        found = await surveys.survey(self._connection, self._connection.deadline(timeout))
+        found = await surveys.survey(self._connection, self._connection.deadline(timeout), brief=brief)
         controller = found.controller if found.current else None
         brokers = [_broker_description(broker, controller) for broker in found.brokers]
         if not found.current:
-            brokers = [
-                replace(broker, state="unreachable") if broker.id in found.silent else broker
-                for broker in brokers
-            ]
+            seen = dict.fromkeys(found.silent, "unreachable") | dict.fromkeys(found.not_ready, "not_ready")
+            brokers = [replace(broker, state=seen.get(broker.id, broker.state)) for broker in brokers]
         return ClusterStatus(
             brokers=tuple(brokers),
             topics=tuple(map(_description, found.topics)),
@@ -340,6 +344,8 @@ class Admin:
             told_by=found.told_by,
             unheard_seconds=found.unheard_s,
             silent=found.silent,
+            not_ready=found.not_ready,
+            behind=found.behind,
         )
 
     async def list_offsets(
@@ -359,7 +365,7 @@ class Admin:
         return await self._offsets(view, _partitions(view, partitions), at, deadline)
 
     async def _describe(self, name: str, deadline: Deadline) -> TopicDescription:
-        topics, _, _ = await calls.describe(self._connection, (name,), deadline)
+        topics = await calls.describe(self._connection, (name,), deadline)
         if not topics:
             raise UnknownTopic(topic=name)
         return _description(topics[0], await self._ends(topics[0], deadline))
@@ -374,10 +380,15 @@ class Admin:
                 by_leader.setdefault(partition.leader, []).append(question)
         wait = self._connection.deadline(min(OFFSETS_WAIT_S, self._connection.left_s(deadline)))
         # Leader by leader, so that one that is away keeps nothing of the others'.
-        answered = await asyncio.gather(
-            *(self._ends_at_leader(questions, wait) for questions in by_leader.values())
-        )
-        return {key.partition: answer for answers in answered for key, answer in answers.items()}
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [
+                    group.create_task(self._ends_at_leader(questions, wait))
+                    for questions in by_leader.values()
+                ]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return {key.partition: answer for task in asked for key, answer in task.result().items()}
 
     async def _ends_at_leader(
         self, questions: Sequence[OffsetQuestion], deadline: Deadline

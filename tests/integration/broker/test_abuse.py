@@ -205,7 +205,7 @@ _UNARY = [
     ("ProducerService", "InitProducer", produce_pb2.InitProducerRequest),
 ]
 _FUZZ = settings(
-    max_examples=150, suppress_health_check=list(HealthCheck), deadline=None
+    max_examples=150, suppress_health_check=list(HealthCheck)
 )  # a broker for all examples, on purpose
 
 

@@ -57,7 +57,7 @@ def lies(draw: st.DrawFn) -> bytes:
     return resealed(data)
 
 
-@settings(max_examples=200, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_a_batch_that_lies_is_refused_or_read_as_one_bad_record(
     served: Served, client: RawClient, data: st.DataObject
@@ -86,7 +86,7 @@ async def test_a_batch_that_lies_is_refused_or_read_as_one_bad_record(
     await client.delete_topic(name)
 
 
-@settings(max_examples=200, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_a_time_among_batches_that_lie_is_found_or_refused_by_name(
     client: RawClient, data: st.DataObject

@@ -206,7 +206,7 @@ async def test_a_stream_over_its_bound_is_not_read_on(
     assert served.broker.unanswered_bytes == 0
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.data())
 async def test_a_flipped_byte_is_refused_or_changes_nothing(
     client: RawClient, mutated_topic: bytes, data: st.DataObject

@@ -98,6 +98,14 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.02)
 
 
+def wait_until_there(where: Path, pattern: str, count: int = 1) -> None:
+    """Until so many files of a directory are there."""
+    until = time.monotonic() + DEADLINE_S
+    while len(list(where.glob(pattern))) < count:
+        assert time.monotonic() < until, pattern
+        time.sleep(0.002)
+
+
 def refused(where: Path, *words: str, status: int = 1) -> str:
     """The one line with which it failed; whatever is in `where` is as it was before, but for the lock."""
     before = contents(where)
@@ -244,15 +252,21 @@ def test_brokers_do_not_outlive_one_that_is_killed_and_the_next_tidies_up(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("number", "seconds"), [(signal.SIGINT, 0), (signal.SIGTERM, 0.4), (signal.SIGINT, 0.8)]
+    ("number", "pattern"),
+    [
+        (signal.SIGINT, "up.lock"),
+        (signal.SIGTERM, "broker-1/log"),
+        (signal.SIGINT, "broker-*/data/identity"),
+        (signal.SIGHUP, "broker-*/data/metadata"),
+    ],
 )
 def test_ctrl_c_while_it_starts_stops_what_has_begun(
-    number: signal.Signals, seconds: float, tmp_path: Path
+    number: signal.Signals, pattern: str, tmp_path: Path
 ) -> None:
     """Whatever its brokers are at: Python's own start, the ports, the founding."""
     with up(tmp_path, "--ephemeral", "--port", "0", waits=True) as one:
         one.event("starting")
-        time.sleep(seconds)
+        wait_until_there(tmp_path, f"millpond-up-*/{pattern}")
         brokers = children(one.process.pid)
         assert one.end(number) in (["stopping", "stopped"], ["ready", "stopping", "stopped"])
         wait_until_gone(brokers)
@@ -286,17 +300,52 @@ def test_a_signal_before_there_is_an_event_loop_is_kept_for_it(tmp_path: Path) -
         assert not list(tmp_path.iterdir())
 
 
-def test_a_start_that_was_ended_at_any_instant_is_completed_by_the_next(tmp_path: Path) -> None:
-    for seconds in (0.0, 0.4, 0.8, 1.2):
-        with up(tmp_path, "--port", "0", waits=True) as one:
-            while one.any_event()["event"] != "starting":
-                pass
-            time.sleep(seconds)
-            one.process.kill()
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("cluster.json", 1),
+        ("broker-*/broker.toml", 1),
+        ("broker-*/log", 3),
+        ("broker-*/data/identity", 1),
+        ("broker-*/data/metadata", 1),
+        ("broker-*/data/metadata", 3),
+    ],
+)
+def test_a_start_that_was_ended_at_any_instant_is_completed_by_the_next(
+    pattern: str, count: int, tmp_path: Path
+) -> None:
+    """By as many, or, before anybody has metadata, by as many as are asked for then."""
+    kept = tmp_path / "millpond-data"
+    with up(tmp_path, "--port", "0", waits=True) as one:
+        wait_until_there(kept, pattern, count)
+        one.process.kill()
     with up(tmp_path, "--port", "0", waits=True) as one:
         while (ready := one.any_event())["event"] != "ready":
             assert ready["event"] in ("waiting", "starting")
         assert len(Cli(ready["bootstrap"]).json("cluster", "brokers")) == 3
+        one.end()
+
+
+def test_a_start_that_was_ended_before_there_were_data_does_not_fix_their_number(tmp_path: Path) -> None:
+    for kept in (tmp_path / f"kept-{number}" for number in range(10)):  # who looks late finds metadata
+        with up(tmp_path, "--port", "0", "--data", kept.name, waits=True) as one:
+            one.event("starting")
+            wait_until_there(kept, "broker-1/data/identity")
+            one.process.send_signal(signal.SIGSTOP)  # it is not to end them itself meanwhile
+            for broker in (brokers := children(one.process.pid)):
+                os.kill(broker, signal.SIGKILL)
+            one.process.kill()
+        wait_until_gone(brokers)
+        if not list(kept.glob("broker-*/data/metadata")):
+            break
+    else:
+        pytest.fail("it was never looked at in time")
+    words = ("--port", "0", "--data", kept.name, "--brokers", "1")
+    assert "none has metadata: remove broker-2, broker-3" in refused(tmp_path, *words)
+    for number in (2, 3):
+        shutil.rmtree(kept / f"broker-{number}")
+    with up(tmp_path, *words) as one:
+        assert len(one.ready["brokers"]) == 1
         one.end()
 
 

@@ -24,6 +24,11 @@ def detail_of(error: MillpondError) -> errors_pb2.ErrorDetail:
     return errors_pb2.ErrorDetail(code=error.number, message=str(error), facts=facts)  # type: ignore[arg-type]  # open
 
 
+async def _refuse(context: Any, error: MillpondError) -> None:
+    metadata = (("millpond-error-bin", detail_of(error).SerializeToString()),)
+    await context.abort(grpc.StatusCode[error.status], "refused", metadata)
+
+
 class ScriptedBroker:
     """Broker 1, leader of every partition that has a log."""
 
@@ -44,6 +49,14 @@ class ScriptedBroker:
         """Who it says to be; 0: it is too old to say."""
         self.unheard_ms = 0
         """For how long it has heard of no controller; out of touch after 3,000."""
+        self.leaders: dict[int, int] = {}
+        """Who leads which partition, as it says; 1, where nothing is said."""
+        self.refuses_offsets: MillpondError | None = None
+        """What it answers to who asks for the ends of logs."""
+        self.stalls_offsets = False
+        """Never answers that."""
+        self.refuses: MillpondError | None = None
+        """What it answers to who asks it to describe anything, or begins to watch."""
         self.described: list[str] = []
         """What it was asked to describe."""
         self.idle_ms = 0
@@ -138,7 +151,9 @@ class ScriptedBroker:
 
     def _metadata(self) -> metadata_pb2.ClusterMetadata:
         partitions = [
-            metadata_pb2.Partition(partition=partition, leader=1, replicas=[1], isr=[1])
+            metadata_pb2.Partition(
+                partition=partition, leader=self.leaders.get(partition, 1), replicas=[1], isr=[1]
+            )
             for partition in self.logs
         ]
         topic = metadata_pb2.Topic(
@@ -157,10 +172,14 @@ class ScriptedBroker:
             out_of_touch=self.unheard_ms > 3_000,
         )
 
-    async def _describe(self, request: metadata_pb2.DescribeRequest, _: Any) -> metadata_pb2.ClusterMetadata:
+    async def _describe(
+        self, request: metadata_pb2.DescribeRequest, context: Any
+    ) -> metadata_pb2.ClusterMetadata:
         if self.stalled:
             await asyncio.sleep(3600)
         self.described += request.topics
+        if self.refuses is not None:
+            await _refuse(context, self.refuses)
         if "." not in request.topics:
             await asyncio.sleep(self.slow_s)
         answer = self._metadata()
@@ -182,6 +201,8 @@ class ScriptedBroker:
         return await context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset by peer")  # type: ignore[no-any-return]  # it raises
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[metadata_pb2.MetadataUpdate]:
+        if self.refuses is not None:
+            await _refuse(context, self.refuses)
         self.client_ids |= {
             str(value) for key, value in context.invocation_metadata() if key == "millpond-client-id"
         }
@@ -202,8 +223,12 @@ class ScriptedBroker:
                     yield metadata_pb2.MetadataUpdate()
 
     async def _list_offsets(
-        self, request: offsets_pb2.ListOffsetsRequest, _: Any
+        self, request: offsets_pb2.ListOffsetsRequest, context: Any
     ) -> offsets_pb2.ListOffsetsResponse:
+        if self.stalls_offsets:
+            await asyncio.sleep(3600)
+        if self.refuses_offsets is not None:
+            await _refuse(context, self.refuses_offsets)
         logs = [self.logs[query.partition] for query in request.queries]
         return offsets_pb2.ListOffsetsResponse(
             offsets=[

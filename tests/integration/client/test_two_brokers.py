@@ -11,7 +11,8 @@ import pytest_asyncio
 
 import millpond
 from millpond._transport import connection as connection_module
-from millpond.errors import ClusterUnavailable
+from millpond.errors import ClusterUnavailable, InvalidRequest
+from millpond.v1 import metadata_pb2
 from tests.integration.client.scripted import ScriptedBroker
 
 
@@ -99,7 +100,7 @@ async def test_a_description_is_never_older_than_what_was_seen(
 async def test_a_call_to_a_broker_that_hangs_is_made_again_at_the_next(
     brokers: tuple[ScriptedBroker, ScriptedBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millpond._transport.topics.DESCRIBE_S", 0.3)
+    monkeypatch.setattr("millpond._transport.describing.DESCRIBE_S", 0.3)
     hung, other = brokers
     async with millpond.connect(addresses(hung, other)) as client:
         hung.stalled = True
@@ -120,6 +121,24 @@ async def test_a_call_to_a_broker_that_gives_no_sign_of_life_is_soon_made_again_
         assert 0.3 <= time.monotonic() - began < 4.5
         assert hung.described == []
         assert other.described == ["t"]
+
+
+async def test_where_one_leader_refuses_to_tell_the_ends_nobody_goes_on_asking_the_others() -> None:
+    """Rule 10."""
+    one, two = ScriptedBroker(partitions=2), ScriptedBroker(partitions=2)
+    one.leaders = {1: 2}
+    one.others = [metadata_pb2.Broker(id=2, address=two.address, state=metadata_pb2.BROKER_STATE_RUNNING)]
+    one.refuses_offsets, two.stalls_offsets = InvalidRequest(reason="no"), True
+    await one.start()
+    await two.start()
+    before = asyncio.all_tasks()
+    async with millpond.connect(one.address) as client:
+        with pytest.raises(InvalidRequest):
+            await client.admin.describe_topic("t")
+        left = [repr(task.get_coro()) for task in asyncio.all_tasks() - before]
+        assert not [coroutine for coroutine in left if "_ends_at_leader" in coroutine]
+    await one.stop()
+    await two.stop()
 
 
 async def test_a_slow_broker_is_waited_for_while_it_gives_signs_of_life(

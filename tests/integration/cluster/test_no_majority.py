@@ -15,10 +15,10 @@ import millpond
 from millpond.admin import ClusterStatus
 from millpond.cli.health import problems_of
 from millpond.client import Client
-from millpond.errors import MillpondError
+from millpond.errors import BrokerNotReady, MillpondError
 from millpond.testing import LocalCluster
 from millpond_broker.runtime.touch import UNREADY_SECONDS
-from tests.integration.cluster.conftest import HEALED_S, controller_of, healed
+from tests.integration.cluster.conftest import HEALED_S, controller_of, healed, led_by
 
 SEEN_S = 15.0
 """For a session to end and be missed, on a busy machine."""
@@ -100,6 +100,13 @@ async def test_who_is_left_of_three_knows_how_old_its_knowledge_is_and_is_not_re
         async with asyncio.timeout(SEEN_S):
             while await serving(address):
                 await asyncio.sleep(0.1)
+        with pytest.raises(MillpondError):  # also where there would be nothing to do: who knows, without one?
+            await by_the_one.admin.elect_leaders(timeout=2.0)
+        with pytest.raises(MillpondError):
+            await by_the_one.admin.elect_leaders(topic, unclean=True, timeout=2.0)
+        led = await led_by(by_the_one, topic, left + 1)
+        with pytest.raises(BrokerNotReady, match="no controller answers"):
+            await by_the_one.admin.list_offsets(topic, partitions=[led], timeout=2.0)
         assert ready[1].startswith("out of touch: no controller has answered for ")
         assert (await asyncio.to_thread(get, three, left, "/healthz"))[0] == 200
         metrics = (await asyncio.to_thread(get, three, left, "/metrics"))[1]

@@ -148,7 +148,7 @@ def test_what_is_no_promql_would_be_found() -> None:
 
 def test_states_of_brokers_are_those_that_alerts_name(scraped: list[str]) -> None:
     states = set(re.findall(r'millpond_brokers\{state="(\w+)"\}', "".join(scraped)))
-    assert states == {"running", "fenced", "stopping"}
+    assert states == {"running", "fenced", "stopping", "left"}
     asked = set(re.findall(r'state="(\w+)"', ALERTS.read_text() + DASHBOARD.read_text()))
     assert asked <= states
 

@@ -43,15 +43,19 @@ def told(
     found: list[BrokerDescription],
     *topics: TopicDescription,
     silent: dict[int, str] | None = None,
+    not_ready: dict[int, str] | None = None,
     unheard_seconds: float = 0.2,
+    behind: bool = False,
 ) -> ClusterStatus:
     return ClusterStatus(
         brokers=tuple(found),
         topics=topics,
-        current=unheard_seconds <= 3.0,
+        current=unheard_seconds <= 3.0 and not behind,
         told_by=1,
         unheard_seconds=unheard_seconds,
         silent=silent or {},
+        not_ready=not_ready or {},
+        behind=behind,
     )
 
 
@@ -99,6 +103,18 @@ def test_brokers_that_do_not_run_and_a_missing_controller_come_first() -> None:
         "2 brokers not running: broker 2 (fenced, b2:7070: connection refused),"
         " broker 3 (stopping, b3:7070: connection refused)"
     )
+
+
+def test_a_broker_that_left_for_good_is_told_and_harms_nobody() -> None:
+    four = brokers("running", "running", "running", "fenced")
+    four[3] = replace(four[3], voter=False)
+    status = told(four, topic(WELL), silent={4: REFUSED})
+    (problem,) = problems_of(status)
+    assert (problem.name, problem.harmful, problem.first) == ("left", False, ("broker 4 (fenced, b4:7070)",))
+    holds = told(four, topic(replace(WELL, replicas=(1, 2, 4), isr=(1, 2))), silent={4: REFUSED})
+    assert named(holds) == ["not_running", "under_replicated"]
+    four[3] = replace(four[3], voter=True)
+    assert named(told(four, topic(WELL), silent={4: REFUSED})) == ["not_running"]
 
 
 def test_a_broker_that_answers_and_is_out_of_the_cluster_is_not_to_be_started() -> None:
@@ -151,6 +167,56 @@ def test_what_is_told_without_a_majority_is_old_and_held_against_who_answers() -
         "broker 3 (unreachable, b3:7070: no answer within 2 s)",
     )
     assert {problem.do for problem in problems[2:]} == {LATER}, "nobody is told to elect an unclean leader"
+
+
+STARTING = "broker 2 is starting"
+
+
+@pytest.mark.parametrize("state", ["running", "fenced"])
+def test_a_broker_that_is_not_ready_runs_and_is_not_to_be_started(state: str) -> None:
+    """Whatever the cluster still takes it for. What it led is led by nobody."""
+    status = told(
+        brokers("running", state, "running"), topic(replace(WELL, leader=2)), not_ready={2: STARTING}
+    )
+    not_ready, led = problems_of(status)
+    assert not_ready.name == "not_ready"
+    assert not_ready.line == (
+        f"1 broker answering here, and not ready: broker 2 ({state}, b2:7070: broker 2 is starting)"
+    )
+    assert not_ready.do.startswith("wait some seconds: they run")
+    assert not_ready.harmful
+    assert "start them" not in not_ready.do
+    assert led.name == "leader_silent"
+
+
+def test_a_voter_that_is_starting_is_one_of_those_that_are_here() -> None:
+    """With it there is a majority: nobody is told to start more, but to wait."""
+    found = brokers("running", "not_ready", "unreachable", controller=None)
+    status = told(found, topic(WELL), silent={3: REFUSED}, not_ready={2: STARTING}, unheard_seconds=9.0)
+    out_of_touch, not_running, not_ready, few = problems_of(status)
+    assert out_of_touch.do.startswith(
+        "wait some seconds: 1 of them may just be starting; if it stays so: 2 of 3 voters answer here"
+    )
+    assert (not_running.count, not_running.first) == (
+        1,
+        ("broker 3 (unreachable, b3:7070: connection refused)",),
+    )
+    assert (not_ready.name, not_ready.first) == (
+        "not_ready",
+        ("broker 2 (not_ready, b2:7070: broker 2 is starting)",),
+    )
+    assert (few.name, few.do) == ("under_min_insync", LATER), "it is in sync with nobody"
+
+
+def test_of_one_that_knows_less_than_was_told_before_that_is_said() -> None:
+    problems = problems_of(told(THREE, topic(WELL), unheard_seconds=0.4, behind=True))
+    assert [problem.name for problem in problems] == ["out_of_touch"]
+    assert problems[0].says == (
+        "broker 1 has heard of no controller for 0 s, and knows less than others told here before:"
+        " what happened since is not known here"
+    )
+    old = replace(told(THREE, topic(WELL), behind=True), told_by=None)
+    assert "None" not in problems_of(old)[0].line
 
 
 def test_voters_that_answer_and_have_no_controller_do_not_reach_each_other() -> None:
@@ -206,6 +272,17 @@ def test_the_screen_says_how_old_it_is(
     assert (told_json["told_by"], told_json["unheard_seconds"]) == (1, 14.3)
     assert command(["cluster", "brokers"]) == 0
     assert "broker 1 has heard of no controller for 14 s" in capsys.readouterr().err
+
+
+def test_the_screen_tells_who_answers_and_is_not_ready(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = told(brokers("running", "fenced"), silent={}, not_ready={2: STARTING})
+    monkeypatch.setattr(cluster, "with_client", lambda *_: found)
+    assert command(["cluster", "status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert " 1  b1:7070  running  yes        yes             0         0" in lines
+    assert " 2  b2:7070  fenced   not ready  no              0         0" in lines
 
 
 def test_a_command_that_is_advised_reaches_the_same_cluster(

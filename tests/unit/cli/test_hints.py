@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from millpond import cli, errors
-from millpond._core.cluster import HTTP_PORT, PEER_PORT
+from millpond._core.cluster import NotReady, Unreached
 
 REFUSED = errors.ClusterUnavailable(tried={"localhost:7070": "connection refused"})
 
@@ -40,6 +40,17 @@ def test_at_the_default_address_a_cluster_is_one_command_away(said: Said) -> Non
     )
 
 
+def test_a_broker_that_is_not_ready_runs_and_is_not_to_be_started(said: Said) -> None:
+    reason = NotReady(errors.BrokerNotReady(reason="broker 1 is starting"))
+    error = errors.ClusterUnavailable(tried={"b1:7070": reason, "b2:7070": "connection refused"})
+    line = said("topic list -b b1:7070", error)
+    assert line.startswith(
+        "millpond: no broker is ready: b1:7070 (the broker is not ready: broker 1 is starting), b2"
+    )
+    assert "try again in some seconds" in line
+    assert "millpond broker" not in line
+
+
 def test_a_hint_repeats_the_address_that_was_given(said: Said) -> None:
     error = errors.UnknownTopic(topic="t")
     assert said("consume t -b b1:7080", error).endswith("with: millpond topic create t -b b1:7080")
@@ -68,11 +79,13 @@ def test_a_record_that_is_too_large_is_told_with_its_topic(said: Said) -> None:
     )
 
 
-@pytest.mark.parametrize(("reason", "port"), [(HTTP_PORT, 7092), (PEER_PORT, 7091)])
+@pytest.mark.parametrize(("reason", "port"), [(Unreached.HTTP_PORT, 7092), (Unreached.PEER_PORT, 7091)])
 def test_another_port_of_a_broker_is_told_with_the_one_that_is_likely_meant(
-    said: Said, reason: str, port: int
+    said: Said, reason: Unreached, port: int
 ) -> None:
     error = errors.ClusterUnavailable(tried={f"b1:{port}": reason})
     line = said(f"cluster status -b b1:{port}", error)
     assert line.endswith("the one for clients first: try -b b1:7090")
     assert reason in line
+    in_those_words = errors.ClusterUnavailable(tried={f"b1:{port}": reason.value})
+    assert "try -b" not in said(f"cluster status -b b1:{port}", in_those_words), "words decide nothing"

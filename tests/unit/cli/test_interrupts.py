@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Iterator
 
@@ -26,7 +27,7 @@ def test_one_that_comes_before_there_is_a_loop_is_told_to_it(number: signal.Sign
         interrupts.tell(lambda: told.append("told"))
         await asyncio.sleep(0)
         assert told == ["told"]
-        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
         while len(told) < 2:
             await asyncio.sleep(0)
 
@@ -66,6 +67,25 @@ def test_the_second_one_before_there_is_a_loop_does_not_wait_for_one() -> None:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("first", NUMBERS)
+def test_a_terminal_that_is_closed_only_ever_asks(first: signal.Signals) -> None:
+    """It sends its signal twice, and may do so after Ctrl-C."""
+    told: list[str] = []
+
+    async def listen(interrupts: Interrupts) -> None:
+        interrupts.tell(lambda: told.append("told"))
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+        while len(told) < 2:
+            await asyncio.sleep(0)
+
+    with Interrupts() as interrupts, contextlib.closing(asyncio.new_event_loop()) as loop:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGHUP)
+        loop.run_until_complete(listen(interrupts))
+    assert told == ["told"] * 2, "of the first, and of the one that was meant as the second"
 
 
 def test_who_is_to_outlive_the_terminal_does() -> None:

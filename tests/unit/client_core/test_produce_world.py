@@ -30,7 +30,7 @@ def test_what_is_acknowledged_is_there_once_in_order(faults: float) -> None:
         run(seed, faults)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), faults=st.sampled_from([0.0, 0.05, 0.2, 0.6]), steps=st.integers(50, 600))
 def test_no_seed_finds_a_record_lost_doubled_or_out_of_place(seed: int, faults: float, steps: int) -> None:
     run(seed, faults, steps)

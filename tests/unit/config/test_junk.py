@@ -36,14 +36,14 @@ def try_to_load(path: Path | None, environ: dict[str, str], overrides: dict[str,
     assert len(told.splitlines()) <= 1
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.dictionaries(st.sampled_from(KEYS) | words, texts, max_size=5))
 @example({"broker.id": "0\x1f"})  # white space to str.strip, and none to int
 def test_junk_in_flags(overrides: dict[str, str]) -> None:
     try_to_load(None, {}, {"broker.id": "1", "broker.data_dir": "d"} | overrides)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KEYS) | words, texts, max_size=5))
 def test_junk_in_the_environment(values: dict[str, str]) -> None:
     environ = {f"MILLPOND_{key.upper().replace('.', '__')}": value for key, value in values.items()}
@@ -66,7 +66,7 @@ sections = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(document=st.lists(sections, max_size=4).map("\n".join))
 def test_junk_in_a_file_of_the_right_shape(path: Path, document: str) -> None:
     path.write_text(document)
@@ -74,7 +74,7 @@ def test_junk_in_a_file_of_the_right_shape(path: Path, document: str) -> None:
     try_to_load(path, {}, {"broker.id": "1", "broker.data_dir": "d"})
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.binary(max_size=200))
 def test_junk_instead_of_a_file(path: Path, data: bytes) -> None:
     path.write_bytes(data)

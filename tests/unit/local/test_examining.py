@@ -59,6 +59,12 @@ def test_a_new_or_empty_one_gets_as_many_as_are_asked_for_or_three(tmp_path: Pat
     assert examine(tmp_path, 5) == Record(5, (), is_founded=False)
 
 
+def test_a_disk_of_its_own_holds_nobodys_files(tmp_path: Path) -> None:
+    for name in ("lost+found", "broker-1/lost+found"):
+        (tmp_path / name).mkdir(parents=True)
+        assert examine(tmp_path, None) == Record(3, (), is_founded=False)
+
+
 def test_a_cluster_is_found_again_as_it_was(tmp_path: Path) -> None:
     record = founded(tmp_path)
     assert examine(tmp_path, None) == record == examine(tmp_path, 3)
@@ -119,6 +125,7 @@ def test_a_configuration_that_says_something_else_is_not_written_over(
     [
         {"brokers": 2},
         {"brokers": 0},
+        {"brokers": 8, "peers": [f"127.0.0.1:{port}" for port in range(1, 9)]},
         {"brokers": True},
         {"brokers": "3"},
         {"peers": None},
@@ -126,6 +133,8 @@ def test_a_configuration_that_says_something_else_is_not_written_over(
         {"peers": [PEERS[0]] * 3},
         {"founded": 1},
         {"format": None},
+        {"format": True},
+        {"format": 0},
     ],
 )
 def test_a_record_that_is_damaged_is_no_record(changed: dict[str, Any], tmp_path: Path) -> None:
@@ -161,7 +170,23 @@ def test_before_anybody_has_data_it_begins_again_with_as_many_at_any_port(tmp_pa
     configured(tmp_path)
     (tmp_path / "broker-2" / "data").mkdir()
     assert examine(tmp_path, None) == nobody
-    assert "has a cluster of 3, not 1" in str(refused(tmp_path, 1))
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_before_anybody_has_data_another_number_may_be_asked_for(has_record: bool, tmp_path: Path) -> None:
+    if has_record:
+        write_record(tmp_path, Record(3, PEERS, is_founded=False))
+    assert examine(tmp_path, 1) == Record(1, (), is_founded=False)
+    configured(tmp_path)
+    assert examine(tmp_path, 5) == Record(5, (), is_founded=False)
+    error = str(refused(tmp_path, 1))
+    assert "more brokers there than 1, and none has metadata: remove broker-2, broker-3, or" in error
+    for number in (2, 3):
+        shutil.rmtree(tmp_path / f"broker-{number}")
+    assert examine(tmp_path, 1) == Record(1, (), is_founded=False)
+    has_data(tmp_path, 1)
+    error = str(refused(tmp_path, 1))
+    assert "has a cluster of 3, not 1: the number is fixed once there are data" in error
 
 
 def test_once_one_has_metadata_the_others_keep_their_addresses(tmp_path: Path) -> None:
@@ -206,6 +231,15 @@ def test_a_single_one_without_a_record_is_found_again(tmp_path: Path) -> None:
     assert examine(tmp_path, None) == Record(1, (), is_founded=False)
     assert read_record(tmp_path) is None
     assert "has a cluster of 1, not 3" in str(refused(tmp_path, 3))
+
+
+def test_more_voters_than_there_can_be_are_of_somebody_else(tmp_path: Path) -> None:
+    configured(tmp_path)
+    has_data(tmp_path, 1, 2, 3)
+    path = tmp_path / "broker-1" / "broker.toml"
+    more = "".join(f', "{number}@127.0.0.1:{number}"' for number in range(4, 9))
+    path.write_text(path.read_text().replace('7091"', f'7091"{more}'))
+    assert "as `millpond up` does not make them" in str(refused(tmp_path))
 
 
 def test_brokers_that_do_not_vote_are_somebody_elses_cluster(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def test_it_is_synced_before_it_has_its_name_and_its_name_before_it_returns(
     )
     write_whole(path, "one")
     assert synced == [(f"{path}.new", False), (str(tmp_path), True)]
+    write_whole(path, "one")
+    assert synced[2:] == [(str(tmp_path), True)], "its writer may have been killed before that"
 
 
 def test_one_that_is_the_same_needs_no_room(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -79,7 +79,6 @@ def test_what_the_runtime_looks_up_is_asked_at_each_scrape_and_grouped_by_name()
     assert scraped(metrics)["millpond_log_bytes"].samples[1].value == 80
 
 
-@settings(deadline=None)  # a machine that is busy with other tests takes any time
 @given(
     st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\\"\n{},= '), max_size=20),
     st.integers(0, 2**63) | st.floats(allow_nan=False),
@@ -93,7 +92,6 @@ def test_any_label_and_value_come_back_from_the_text_as_they_were(label: str, va
     assert families["millpond_bare"].samples[0].value == 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100)))
 def test_a_histogram_counts_each_value_in_the_first_bucket_that_reaches_it(values: list[float]) -> None:
     histogram = Histogram()

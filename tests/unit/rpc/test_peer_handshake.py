@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from millpond.v1.internal import peer_pb2 as pb
@@ -28,8 +28,6 @@ SECRET = b"a secret of the whole cluster"
 ONE = PeerIdentity(1, "directory-one", b"c" * 16)
 TWO = PeerIdentity(2, "directory-two", b"")
 KEY = b"k" * 32
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""What is asserted is what happens, not how fast a machine with other work is."""
 
 Alter = Callable[[pb.PeerFrame], pb.PeerFrame]
 Wire = tuple[Alter, Alter, Alter, Alter]
@@ -80,7 +78,6 @@ def test_every_stream_has_a_key_of_its_own() -> None:
     assert len(keys) == 9
 
 
-@UNHURRIED
 @given(st.binary(min_size=16, max_size=64), st.binary(min_size=16, max_size=64))
 def test_another_secret_is_refused_by_the_server_before_it_has_proven_anything(
     one: bytes, two: bytes
@@ -144,7 +141,6 @@ def test_the_fields_that_are_altered_below_are_all_there_are() -> None:
 
 
 @pytest.mark.parametrize(("number", "path"), HANDSHAKE_FIELDS, ids=str)
-@UNHURRIED
 @given(data=st.data())
 def test_a_handshake_with_any_field_altered_is_refused(
     number: int, path: tuple[str, ...], data: st.DataObject
@@ -182,7 +178,6 @@ def test_a_handshake_with_any_field_altered_is_refused(
     refused(lambda: handshake((steps[0], steps[1], steps[2], steps[3])))
 
 
-@UNHURRIED
 @given(number=st.integers(0, 3), junk=st.binary(max_size=200))
 def test_bytes_that_are_another_frame_or_none_are_refused(number: int, junk: bytes) -> None:
     def alter(frame: pb.PeerFrame) -> pb.PeerFrame:
@@ -229,7 +224,6 @@ def joined(frames: list[bytes]) -> list[bytes]:
     return [message for frame in frames for message in joiner.join(parse_frame(frame))]
 
 
-@UNHURRIED
 @given(st.lists(st.binary(max_size=300), max_size=50))
 def test_messages_come_out_as_they_went_in(messages: list[bytes]) -> None:
     assert joined(list(Cutter(KEY).cut(messages))) == messages
@@ -265,7 +259,6 @@ def test_small_messages_share_a_frame() -> None:
     assert len(list(Cutter(KEY).cut([b"x" * 200] * 500))) == 1
 
 
-@UNHURRIED
 @given(data=st.data(), messages=st.lists(st.binary(min_size=1, max_size=20), min_size=2, max_size=6))
 def test_pieces_that_were_altered_repeated_swapped_or_left_out_are_refused(
     data: st.DataObject, messages: list[bytes]

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from millpond.v1.internal import peer_pb2 as pb
@@ -31,7 +31,6 @@ ONE = PeerIdentity(1, "directory-one", b"c" * 16)
 TWO = PeerIdentity(2, "directory-two", b"")
 KEY = b"k" * 32
 STARTS = b"1" * 16, b"2" * 16
-UNHURRIED = settings(deadline=None)
 
 Alter = Callable[[pb.PeerFrame], None]
 
@@ -162,7 +161,6 @@ def cut(parcels: list[Parcel]) -> list[bytes]:
     return list(Cutter(KEY, STREAM_PAYLOAD_BYTES_MAX).cut_parcels(parcels))
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=100), st.binary(max_size=300)), max_size=50))
 def test_parcels_come_out_as_they_went_in(parcels: list[Parcel]) -> None:
     assert joined(cut(parcels)) == parcels

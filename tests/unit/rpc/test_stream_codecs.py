@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from millpond.v1.internal import control_pb2, replication_pb2, subscription_pb2
@@ -23,8 +23,6 @@ from millpond_broker.runtime import control_messages as control
 from millpond_broker.runtime import replication_messages as replication
 from millpond_broker.runtime import subscription_messages as subscription
 from tests.unit.consensus.test_codec import EXAMPLES
-
-UNHURRIED = settings(deadline=None)
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
@@ -102,7 +100,6 @@ subscriptions = st.one_of(
 )
 
 
-@UNHURRIED
 @given(replications)
 def test_a_replication_message_comes_back_as_it_went(message: Any) -> None:
     head, body = replication_codec.encode(message)
@@ -110,13 +107,11 @@ def test_a_replication_message_comes_back_as_it_went(message: Any) -> None:
     assert replication_codec.decode(head, body) == message
 
 
-@UNHURRIED
 @given(controls)
 def test_a_control_message_comes_back_as_it_went(message: Any) -> None:
     assert control_codec.decode(*control_codec.encode(message)) == message
 
 
-@UNHURRIED
 @given(subscriptions)
 def test_a_message_of_a_subscription_comes_back_as_it_went(message: Any) -> None:
     head, body = subscription_codec.encode(message)
@@ -176,7 +171,6 @@ def test_every_refusal_of_the_error_table_can_be_told_and_raised_again() -> None
         assert isinstance(decoded, control.Replied)
 
 
-@UNHURRIED
 @given(head=st.binary(max_size=300), body=st.binary(max_size=10))
 def test_junk_is_refused_or_is_a_message(head: bytes, body: bytes) -> None:
     for decode in (replication_codec.decode, control_codec.decode, subscription_codec.decode):
@@ -184,7 +178,6 @@ def test_junk_is_refused_or_is_a_message(head: bytes, body: bytes) -> None:
             decode(head, body)
 
 
-@UNHURRIED
 @given(message=replications | controls | subscriptions, data=st.data())
 def test_a_message_with_some_bytes_changed_is_refused_or_is_a_message(
     message: Any, data: st.DataObject

@@ -68,5 +68,12 @@ def test_every_state_has_a_number_though_nobody_is_in_it() -> None:
         "brokersrunning": 2,
         "brokersfenced": 1,
         "brokersstopping": 0,
+        "brokersleft": 0,
     }
     assert _counted(EMPTY, 1)["partitions_led"] == 0
+
+
+def test_who_is_away_and_has_nothing_to_come_back_for_has_left() -> None:
+    """Nobody is to be woken for it."""
+    counted = _counted(_image(PartitionImage(1, 0, 0, replicas=(1, 2), isr=(1, 2))), 1)
+    assert (counted["brokersfenced"], counted["brokersleft"], counted["brokersrunning"]) == (0, 1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millpond.wire.errors import InvalidRequest, InvalidUpdateVersion, UnknownPartition, UnknownTopic
-from millpond_broker.core.commands import Command, ElectLeaders, ReassignPartitions
+from millpond_broker.core.commands import Barrier, Command, ElectLeaders, ReassignPartitions
 from millpond_broker.core.image import MetadataImage
 from millpond_broker.core.results import Refused
 from millpond_broker.runtime.replicas import LedPartition, Replicas
@@ -27,7 +27,7 @@ class Local:
 
     async def propose(self, command: Command, timeout: float = 1.0) -> object:
         self.proposed.append(command)
-        if self.overtake:
+        if self.overtake and not isinstance(command, Barrier):
             self.overtake -= 1
             isr = self.cluster.partition("orders").isr
             self.cluster.in_sync(*(isr[:2] if len(isr) > 2 else (1, 2, 3)))
@@ -72,7 +72,8 @@ async def test_a_request_that_was_overtaken_is_decided_anew() -> None:
     c = three()
     local = Local(c, overtake=2)
     moved, _, _ = await Replicas(local).drain(1)
-    assert [type(command) for command in local.proposed] == [ReassignPartitions] * 3 + [ElectLeaders]
+    proposed = [type(command) for command in local.proposed]
+    assert proposed == [Barrier, *[ReassignPartitions] * 3, ElectLeaders]
     assert [led.leader for led in moved] == [c.partition("orders").leader]
     c = three()
     with pytest.raises(InvalidUpdateVersion):

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from millpond.wire.errors import MillpondError, NotEnoughReplicas, NotLeader, Outcome
+from millpond.wire.errors import BrokerNotReady, MillpondError, NotEnoughReplicas, NotLeader, Outcome
 from millpond_broker.core.commands import (
     FenceBroker,
     FinishReassignments,
@@ -113,7 +113,7 @@ async def test_without_its_lease_a_leader_answers_nothing_that_another_could_con
         with pytest.raises(NotLeader) as caught:
             await cluster.send(b"leader", Acks.LEADER)
         assert caught.value.outcome is Outcome.UNKNOWN
-        with pytest.raises(NotLeader):
+        with pytest.raises(BrokerNotReady):
             leader.partition().offsets(None)
         await cluster.settled()
         for node in cluster.nodes.values():

@@ -239,6 +239,14 @@ def running(image: MetadataImage) -> frozenset[int]:
     return frozenset(key for key, broker in image.brokers.items() if broker.state is BrokerState.RUNNING)
 
 
+def members(image: MetadataImage) -> frozenset[int]:
+    """Brokers that are expected to run: those that do, that vote, or that hold a replica of anything. Others
+    that registered once have left for good.
+    """
+    holding = (state.replicas for topic in image.topics.values() for state in topic.partitions)
+    return running(image).union(image.voters, *holding).intersection(image.brokers)
+
+
 def start_of(image: MetadataImage, broker_id: int, broker_epoch: int) -> BrokerImage:
     """The broker, if that is its latest start (rule 12). Raises InvalidRequest, FencedEpoch."""
     broker = image.brokers.get(broker_id)

@@ -32,7 +32,7 @@ from millpond_broker.core.controller import CHANGES_MAX, unclean_leader
 from millpond_broker.core.image import MetadataImage, PartitionImage, TopicImage
 from millpond_broker.core.partition_changes import next_leader
 from millpond_broker.core.placement import assign
-from millpond_broker.core.replication_commands import running
+from millpond_broker.core.replication_commands import members, running
 from millpond_broker.core.topic_commands import PARTITIONS_MAX
 from millpond_broker.core.topic_config import TopicConfig
 
@@ -63,7 +63,7 @@ def new_topic(
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise InvalidRequest(reason=f"partitions: {partitions} is not within 1 to {PARTITIONS_MAX}")
     if replicas is None:
-        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(_members(image))))
+        replicas = max(1, min(REPLICAS_DEFAULT_MAX, len(members(image))))
     if replicas < 1:
         raise InvalidRequest(reason=f"replicas: {replicas} is less than 1")
     racks = _racks(image, replicas)
@@ -208,20 +208,11 @@ def _racks(image: MetadataImage, replicas: int) -> dict[int, str]:
     Raises NotEnoughBrokers.
     """
     alive = running(image)
-    absent = sorted(_members(image) - alive, key=lambda member: (-image.brokers[member].since, member))
+    absent = sorted(members(image) - alive, key=lambda member: (-image.brokers[member].since, member))
     holders = sorted([*alive, *absent[: max(0, replicas - len(alive))]])
     if not alive or len(holders) < replicas:
         raise NotEnoughBrokers(replicas=replicas, brokers=len(holders) if alive else 0)
     return {member: image.brokers[member].rack for member in holders}
-
-
-def _members(image: MetadataImage) -> frozenset[int]:
-    """Brokers that are expected to run: those that do, that vote, or that hold a replica of anything. Others
-    that registered once may have left for good.
-    """
-    holding = (state.target for topic in image.topics.values() for state in topic.partitions)
-    expected = running(image).union(image.voters, *holding)
-    return expected.intersection(image.brokers)
 
 
 def _load(image: MetadataImage) -> Counter[int]:

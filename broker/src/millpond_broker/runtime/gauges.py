@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from millpond_broker.core.image import BrokerState, MetadataImage, PartitionImage
+from millpond_broker.core.replication_commands import members
 from millpond_broker.observe.metrics import Gauge
 from millpond_broker.runtime.partition import Partition
 
@@ -19,9 +20,11 @@ def of_cluster(image: MetadataImage, broker_id: int) -> Iterator[Gauge]:
     over brokers counts it once; one without a leader, by every broker.
     """
     yield "metadata_version", {}, image.version
-    states = Counter(broker.state for broker in image.brokers.values())
+    expected = members(image)
+    states = Counter(image.brokers[broker].state for broker in expected)
     for state in BrokerState:
         yield "brokers", {"state": state.name.lower()}, states[state]
+    yield "brokers", {"state": "left"}, len(image.brokers) - len(expected)
     led = leaderless = under_replicated = under_min_insync = 0
     for topic in image.topics.values():
         for partition in topic.partitions:

@@ -307,8 +307,8 @@ class Partition:
             base_offset = seen.base_offset
             self._metrics.duplicates += 1
         settled = answer is None or leader.wait(base_offset + header.last_offset_delta + 1, acks, answer)
-        if settled and acks is Acks.LEADER:
-            self._check_lease(Outcome.UNKNOWN)
+        if settled and acks is Acks.LEADER and (lapsed := self._lapsed(Outcome.UNKNOWN)) is not None:
+            raise lapsed
         return Appended(base_offset, header.record_count, seen is not None, settled)
 
     def _append(self, log: Log, leader: Leader[Answer], batch: Batch) -> int:
@@ -363,10 +363,6 @@ class Partition:
         if self._around.has_lease():
             return None
         return NotLeader(topic=self.name.topic, partition=self.name.partition, outcome=outcome)
-
-    def _check_lease(self, outcome: Outcome = Outcome.NOT_WRITTEN) -> None:
-        if (lapsed := self._lapsed(outcome)) is not None:
-            raise lapsed
 
     # --- replication, as the leader -------------------------------------------------------------------
 
@@ -487,11 +483,13 @@ class Partition:
     def offsets(self, timestamp: int | None) -> tuple[Bounds, int | None]:
         """Where it begins and ends, and the first offset below the high watermark at or after a time (ms).
 
-        Raises as `Log.find_time`, and why the partition does not serve; NotLeader without the lease (rule
-        39); BrokerNotReady while a new leader does not know yet how far its predecessor got (rule 7).
+        Raises as `Log.find_time`, and why the partition does not serve; BrokerNotReady without the lease
+        (rule 39), or while a new leader does not know yet how far its predecessor got (rule 7).
         """
         log, leader = self.leading()
-        self._check_lease()
+        if not self._around.has_lease():
+            out_of_touch = "no controller answers this broker, and another may lead"
+            raise BrokerNotReady(reason=f"{out_of_touch} {self.name.topic}-{self.name.partition} by now")
         if not leader.answers_offsets:
             raise BrokerNotReady(reason=f"{self.name.topic}-{self.name.partition} has a new leader")
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from millpond.wire.errors import InvalidRequest, InvalidUpdateVersion, MillpondError, UnknownTopic
-from millpond_broker.core.commands import Assignment, Command, ReassignPartitions
+from millpond_broker.core.commands import Assignment, Barrier, Command, ReassignPartitions
 from millpond_broker.core.image import MetadataImage, TopicImage
 from millpond_broker.core.requests import (
     new_reassignment,
@@ -78,9 +78,11 @@ class Replicas:
     ) -> tuple[list[LedPartition], int]:
         """Preferred leaders where another leads; or, unclean, leaders where nobody leads. Of one topic's
         partitions (none named: all), or of every topic for an empty name. Those whose leader has changed.
+        What there is to elect is decided on what the cluster knows now: with no controller nothing is.
 
-        Raises UnknownTopic, UnknownPartition.
+        Raises UnknownTopic, UnknownPartition, and as `propose`.
         """
+        await self._metadata.propose(Barrier())
         before = self._metadata.image
         if name:
             topic_id = self._find(before, name)
@@ -100,6 +102,7 @@ class Replicas:
 
         It goes on as a follower, last among those that are preferred. Topics made later may prefer it again.
         """
+        await self._metadata.propose(Barrier())  # as in `elect`
         before = self._metadata.image
         if broker_id not in before.brokers:
             raise InvalidRequest(reason=f"broker {broker_id} is not a member of the cluster")

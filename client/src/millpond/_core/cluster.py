@@ -6,6 +6,7 @@ order the views of all brokers; the first update of a watch replaces everything,
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -139,11 +140,32 @@ def _without(topics: Iterable[TopicView], removed: set[bytes]) -> dict[str, Topi
     return {topic.name: topic for topic in topics if topic.topic_id not in removed}
 
 
+class Unreached(enum.StrEnum):
+    """Why no broker was reached at an address, where that decides something. In `ClusterUnavailable.tried`
+    it stands among texts, and reads as one; what is decided asks for the member, never for its words.
+    """
+
+    REFUSED = "connection refused"
+    """Nobody listens there: nothing was sent."""
+    HTTP_PORT = "it speaks HTTP: this is no port for clients, but perhaps a broker's for metrics"
+    PEER_PORT = "it speaks gRPC, but is no port for clients: perhaps a broker's for other brokers"
+
+    @property
+    def is_misdirected(self) -> bool:
+        """Whether somebody answers there, who is no broker's port for clients: nor will be by waiting."""
+        return self is not Unreached.REFUSED
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class NotReady(str):
+    """Likewise, of a broker that answers that it is not ready, in its words: it runs, and starts or stops."""
+
+    __slots__ = ()
+
+
 DEFAULT_PORT: Final = 7070
-HTTP_PORT: Final = "it speaks HTTP: this is no port for clients, but perhaps a broker's for metrics"
-"""Of ClusterUnavailable: why there is no broker at an address where somebody answers."""
-PEER_PORT: Final = "it speaks gRPC, but is no port for clients: perhaps a broker's for other brokers"
-"""Likewise."""
 HOW_TO_WRITE: Final = "write host:port, several with commas between"
 
 

@@ -69,8 +69,9 @@ def write_configs(
     homes = [directory / f"broker-{number}" for number in range(1, count + 1)]
     if addresses is None:
         # The metadata of several voters have the addresses by which they reach each other.
-        kept = [_peer_address(home) if count > 1 else None for home in homes]
-        addresses = [own._replace(peer=peer or own.peer) for peer, own in zip(kept, free(count), strict=True)]
+        known = _peer_addresses(homes) if count > 1 else {}
+        chosen = enumerate(free(count), 1)
+        addresses = [own._replace(peer=known.get(number, own.peer)) for number, own in chosen]
     together: dict[str, Any] = {}
     if count > 1:
         secret = directory / SECRET
@@ -104,12 +105,23 @@ def _make_secret(path: Path) -> None:
         write_whole(path, secrets.token_hex(), 0o600)
 
 
-def _peer_address(home: Path) -> str | None:
-    """Where the other voters reach a broker that has been one before."""
-    if not (home / "data" / "metadata").exists():
-        return None
-    address = _cluster_of(home).get("peer_listen")
-    return address if isinstance(address, str) else None
+def _peer_addresses(homes: Sequence[Path]) -> dict[int, str]:
+    """Where the others reach each broker that has been there before. That of one whose own directory was lost
+    is what the others were told: in their metadata it is that for good.
+    """
+    own: dict[int, str] = {}
+    told: dict[int, str] = {}
+    for number, home in enumerate(homes, 1):
+        if not (home / "data" / "metadata").exists():
+            continue
+        cluster = _cluster_of(home)
+        if isinstance(address := cluster.get("peer_listen"), str):
+            own[number] = address
+        for voter in cluster.get("voters", ()):
+            broker, _, address = str(voter).partition("@")
+            if broker.isdecimal() and address:
+                told[int(broker)] = address
+    return told | own
 
 
 def _cluster_of(home: Path) -> Mapping[str, Any]:

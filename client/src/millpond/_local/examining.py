@@ -6,7 +6,7 @@ taken for another one is lost to its own brokers.
 A first start may end at any instant. It leaves, in this order, and each begins the next one's case:
 
     an empty directory, or the lock         as if nothing had been
-    cluster.json                            how many they are; nobody has anything yet, ports may change
+    cluster.json                            nobody has anything yet: ports and their number may change
     directories, the secret, broker.toml    the same; the next start writes them again
     metadata of one voter, not of all       the voters' addresses stand: the next start completes the founding
     all were ready                          `founded`: from here on each of them has metadata, or lost them
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from millpond._local.record import RECORD, Record, read_record
+from millpond._local.record import BROKERS_MAX, RECORD, Record, read_record
 from millpond._local.whole import BESIDE
 from millpond.wire.errors import InvalidConfig, NotADataDirectory
 
@@ -30,11 +30,14 @@ CONFIG: Final = "broker.toml"
 LOG: Final = "log"
 SECRET: Final = "secret"  # noqa: S105 - the name of its file
 LOCK: Final = "up.lock"
+MARK: Final = "ephemeral"
+"""Holds the path of its own directory, if that is to go with the one who made it."""
 
 _HOME: Final = re.compile(r"broker-([1-9][0-9]{0,8})")
-_OURS: Final = frozenset(
-    {".gitignore", LOCK, LOCK + BESIDE, RECORD, RECORD + BESIDE, SECRET, SECRET + BESIDE}
-)
+_OURS: Final = frozenset({".gitignore", LOCK, MARK, RECORD, RECORD + BESIDE, SECRET, SECRET + BESIDE})
+_NOBODYS: Final = frozenset({"lost+found"})
+"""Of the file system itself, where it begins: a disk of its own for a cluster, or for a broker."""
+
 _OURS_AT_HOME: Final = frozenset({"data", CONFIG, CONFIG + BESIDE, LOG, f"{LOG}.1"})
 _MANUAL: Final = "docs/operations.md, 'A broker of `millpond up` is lost'"
 
@@ -58,11 +61,11 @@ def homes(directory: Path) -> dict[int, Path]:
 def foreign_entry(directory: Path) -> str | None:
     """The first thing in it that no `millpond up` has made, by its path from there; None: there is none."""
     for path in sorted(directory.iterdir()):
-        if path.name in _OURS:
+        if path.name in _OURS | _NOBODYS:
             continue
         if _HOME.fullmatch(path.name) is None or not path.is_dir() or path.is_symlink():
             return path.name
-        if inner := sorted({entry.name for entry in path.iterdir()} - _OURS_AT_HOME):
+        if inner := sorted({entry.name for entry in path.iterdir()} - _OURS_AT_HOME - _NOBODYS):
             return f"{path.name}/{inner[0]}"
     return None
 
@@ -83,13 +86,15 @@ def examine(directory: Path, wanted: int | None) -> Record:
     has_metadata = any((home / "data" / "metadata").exists() for home in there.values())
     if record is None:
         record = _derived(directory, there, wanted, has_metadata=has_metadata)
+    if not record.is_founded and not has_metadata:
+        begun = Record(wanted or record.brokers, (), is_founded=False)
+        _check_begun_by_no_more(directory, there, begun.brokers)
+        return begun
     if wanted not in (None, record.brokers):
         raise InvalidConfig(
             key="brokers", reason=f"{directory} has a cluster of {record.brokers}, not {wanted}{_FOR_GOOD}"
         )
     _check_none_too_many(directory, there, record.brokers)
-    if not record.is_founded and not has_metadata:
-        return record._replace(peers=())
     _check_all_there(directory, there, record)
     _check_configs(there, record)
     return record
@@ -99,6 +104,15 @@ _FOR_GOOD: Final = ": the number is fixed once there are data; another one needs
 
 
 # --- what is there, against what should be ---------------------------------------------------------------
+
+
+def _check_begun_by_no_more(directory: Path, there: Mapping[int, Path], count: int) -> None:
+    if more := [home.name for number, home in there.items() if number > count]:
+        raise InvalidConfig(
+            key=str(directory),
+            reason=f"a start that was ended had begun to make more brokers there than {count}, and none has"
+            f" metadata: remove {', '.join(more)}, or name another directory with --data",
+        )
 
 
 def _check_none_too_many(directory: Path, there: Mapping[int, Path], count: int) -> None:
@@ -186,7 +200,7 @@ def _derived(directory: Path, there: Mapping[int, Path], wanted: int | None, *, 
     peers = []
     for number, voter in enumerate(first.voters, 1):
         broker, _, peer = str(voter).partition("@")
-        if broker != str(number) or not peer:
+        if broker != str(number) or not peer or number > BROKERS_MAX:
             raise InvalidConfig(
                 key=str(directory),
                 reason=f"its voters are {_text(first.voters)}, as `millpond up` does not make them; start its"

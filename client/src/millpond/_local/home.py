@@ -1,26 +1,34 @@
-"""The directory of a local cluster that somebody runs: found again, or temporary; used by one at a time."""
+"""The directory of a local cluster that somebody runs: found again, or temporary; used by one at a time.
+
+A temporary one says so itself, by a mark with its own path. What its user named, copied or moved may have any
+name, and stays.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from millpond._local.examining import LOCK, LOG, foreign_entry, homes
+from millpond._local.examining import LOCK, LOG, MARK, foreign_entry, homes
 from millpond._local.process import still_runs
-from millpond._local.whole import BESIDE, sync_directory
+from millpond._local.whole import sync_directory
 from millpond.wire.errors import DirectoryInUse
 
 TEMPORARY: Final = "millpond-up-"
 LEFT_MAX: Final = 100
-"""Directories of killed predecessors that are looked at: what is more has another cause."""
+"""Directories of killed predecessors that one start removes: what is more has another cause."""
+BEGUN_SECONDS: Final = 60.0
+"""Whoever makes a temporary directory has marked it long before: this one was killed in between."""
 
 
 @contextmanager
@@ -29,33 +37,30 @@ def kept(directory: Path, check: Callable[[], object]) -> Iterator[Path]:
     `check` raises before anything is written. Raises DirectoryInUse while somebody else has it.
     """
     check()
-    if not directory.exists():
+    with contextlib.suppress(FileExistsError):  # made by now, maybe by another: the lock says whose it is
         directory.mkdir(parents=True)
         # What is made in a checkout is not to be committed with it.
         (directory / ".gitignore").write_text("*\n", encoding="ascii")
         sync_directory(directory.parent)
     with _locked(directory):
+        if _goes_by_some_name(directory):  # a temporary one that was left, and is wanted now
+            (directory / MARK).unlink()
+            sync_directory(directory)
         yield directory
 
 
 @contextmanager
 def temporary() -> Iterator[Path]:
     """A new directory that goes with the block. What killed predecessors had to leave goes, too."""
-    _sweep(Path(tempfile.gettempdir()))
-    directory = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+    _sweep(Path(tempfile.gettempdir()).absolute())
+    directory = Path(tempfile.mkdtemp(prefix=TEMPORARY)).absolute()
     try:
-        # Its lock is held before it has its name: whoever finds it free finds a directory that was left.
-        descriptor = os.open(
-            directory / (LOCK + BESIDE), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (directory / (LOCK + BESIDE)).rename(directory / LOCK)
+        with _locked(directory):
+            # Not before it is locked: whoever finds a mark without a lock finds a directory that was left.
+            (directory / MARK).write_bytes(os.fsencode(directory))
             yield directory
-        finally:
-            os.close(descriptor)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
 
 
 @contextmanager
@@ -67,6 +72,8 @@ def _locked(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DirectoryInUse(path=str(directory), holder="another `millpond up`") from None
+        if not os.fstat(descriptor).st_nlink:  # removed since it was opened, and the directory with it
+            raise DirectoryInUse(path=str(directory), holder="another `millpond up`, which removes it")
         yield
     finally:
         os.close(descriptor)
@@ -102,21 +109,52 @@ def _is_locked(path: Path) -> bool:
 
 def _sweep(where: Path) -> None:
     """Remove temporary directories of this user whose cluster, and each broker of it, has ended."""
-    for found in sorted(where.glob(f"{TEMPORARY}*"))[:LEFT_MAX]:
-        with contextlib.suppress(OSError, DirectoryInUse):
-            if not _was_ours(found):
-                continue
-            with _locked(found):
-                if not running(found) and in_use(found) is None:
-                    shutil.rmtree(found, ignore_errors=True)
+    left = (found for found in sorted(where.glob(f"{TEMPORARY}*")) if _seems_left(found))
+    for found in itertools.islice(left, LEFT_MAX):
+        with contextlib.suppress(OSError, DirectoryInUse), _locked(found):
+            # Marked still: until it was locked somebody may have begun to keep it.
+            if (_is_marked(found) or _is_bare(found)) and not running(found) and in_use(found) is None:
+                _remove(found)
 
 
-def _was_ours(path: Path) -> bool:
+def _seems_left(path: Path) -> bool:
     """Whether it is what `temporary` makes, and not something that happens to have such a name."""
-    about = path.lstat()
-    return (
-        stat.S_ISDIR(about.st_mode)
-        and about.st_uid == os.getuid()
-        and (path / LOCK).is_file()
-        and foreign_entry(path) is None
-    )
+    try:
+        about = path.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+            return False
+        if _is_marked(path):
+            return foreign_entry(path) is None
+        # Its maker, or who removed it, was killed at that.
+        is_old = time.time() - about.st_mtime > BEGUN_SECONDS
+        return is_old and stat.S_IMODE(about.st_mode) == 0o700 and _is_bare(path)
+    except OSError:  # it goes just now
+        return False
+
+
+def _is_marked(path: Path) -> bool:
+    mark = path / MARK
+    return mark.is_file() and mark.read_bytes() == os.fsencode(path)
+
+
+def _goes_by_some_name(path: Path) -> bool:
+    """Whether it is marked, whatever it is called here: from where somebody stands, or by a link to it."""
+    with contextlib.suppress(OSError, ValueError):  # there is none, or a file that is only called so
+        return Path(os.fsdecode((path / MARK).read_bytes())).samefile(path)
+    return False
+
+
+def _is_bare(path: Path) -> bool:
+    """There is nothing in it that anybody could miss."""
+    return {entry.name for entry in path.iterdir()} <= {LOCK, MARK}
+
+
+def _remove(directory: Path) -> None:
+    """All of it, what tells whose it was at the end: a removal that is killed is gone on with by the next."""
+    with contextlib.suppress(OSError):
+        for entry in directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name not in (LOCK, MARK):
+                entry.unlink()
+    shutil.rmtree(directory, ignore_errors=True)

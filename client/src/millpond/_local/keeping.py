@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -216,12 +217,11 @@ class Keeper:
         return False
 
     async def _stops_within(self, seconds: float) -> bool:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+        # `stop` may have been called in the very turn in which the time was up: nobody asks again.
+        return self._stopping.is_set()
 
     def _stopped(self, broker: BrokerProcess, status: int | None) -> None:
         if status:

@@ -18,6 +18,8 @@ from millpond.wire.errors import NotADataDirectory, UnsupportedFormat
 RECORD: Final = "cluster.json"
 FORMAT: Final = 1
 """Of the file. A greater one is refused, never guessed at."""
+BROKERS_MAX: Final = 7
+"""As many as can be voters."""
 
 
 class Record(NamedTuple):
@@ -37,6 +39,8 @@ def read_record(directory: Path) -> Record | None:
     path = directory / RECORD
     try:
         content = json.loads(path.read_bytes())
+        if type(content["format"]) is not int or content["format"] < 1:
+            raise ValueError(content)
         if content["format"] > FORMAT:
             newer = f"{path} has format {content['format']}, this version knows up to {FORMAT}"
             raise UnsupportedFormat(what=f"{newer}; use a newer millpond")
@@ -55,6 +59,7 @@ def read_record(directory: Path) -> Record | None:
 
 def write_record(directory: Path, record: Record) -> None:
     """Durable when it returns. Raises OSError."""
+    assert _is_sound(record), "it is read again"
     content = {
         "format": FORMAT,
         "brokers": record.brokers,
@@ -67,7 +72,7 @@ def write_record(directory: Path, record: Record) -> None:
 def _is_sound(record: Record) -> bool:
     return (
         type(record.brokers) is int
-        and record.brokers >= 1
+        and 1 <= record.brokers <= BROKERS_MAX
         and type(record.is_founded) is bool
         and all(isinstance(peer, str) for peer in record.peers)
         and len(set(record.peers)) == len(record.peers) == (record.brokers if record.brokers > 1 else 0)

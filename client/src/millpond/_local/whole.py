@@ -15,6 +15,7 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     and stays if it is the same: a disk without room is no reason not to start. Raises OSError.
     """
     if _is_there(path, text):
+        sync_directory(path.parent)  # who put it there may have been killed before its name was durable
         return
     beside = path.with_name(path.name + BESIDE)
     beside.unlink(missing_ok=True)  # of a writer that was killed; its mode may be another

@@ -11,15 +11,15 @@ import logging
 import os
 import random
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 
-from millpond._core.cluster import HTTP_PORT, PEER_PORT, ClusterView, TopicView, addresses_of
+from millpond._core.cluster import ClusterView, NotReady, TopicView, Unreached, addresses_of
 from millpond._core.retry import Backoff, Deadline
-from millpond._transport.link import REFUSED, Link
+from millpond._transport.link import Link
 from millpond._transport.tasks import Tasks
 from millpond._transport.translate import update_of
 from millpond.v1 import metadata_pb2
@@ -118,16 +118,14 @@ class Connection:
         connection = cls(addresses_of(bootstrap), client_id, timeout)
         try:
             connection.start(connection._keep_watching(), "watch")
-            deadline = connection.deadline(timeout)
-            await connection.until(
-                lambda view: view.version >= 0 or connection.is_misdirected, deadline, "waiting for metadata"
-            )
-            if connection.is_misdirected:
-                raise OperationTimeout(what="waiting for metadata", timeout=timeout)
-        except OperationTimeout:
-            tried = connection.tried()
-            await connection.close()
-            raise ClusterUnavailable(tried=tried) from None
+            with suppress(OperationTimeout):  # what was tried says more
+                await connection.until(
+                    lambda view: view.version >= 0 or connection.is_misdirected,
+                    connection.deadline(timeout),
+                    "waiting for metadata",
+                )
+            if connection.view.version < 0:
+                raise ClusterUnavailable(tried=connection.tried())
         except BaseException:  # cancelled, too: nothing half open is left
             await connection.close()
             raise
@@ -292,8 +290,10 @@ class Connection:
     @property
     def is_misdirected(self) -> bool:
         """Whether each address that is known is of something that is no broker's port for clients."""
-        reasons = {self._tried.get(address) for address in self._candidates()}
-        return self.view.version < 0 and reasons <= {HTTP_PORT, PEER_PORT}
+        reasons = [self._tried.get(address) for address in self._candidates()]
+        return self.view.version < 0 and all(
+            isinstance(reason, Unreached) and reason.is_misdirected for reason in reasons
+        )
 
     def tried(self) -> dict[str, str]:
         """Each known address and what went wrong there."""
@@ -322,13 +322,14 @@ class Connection:
         attempt_s: float = ATTEMPT_S,
         unanswered: list[str] | None = None,
         accept: Callable[[Any], bool] | None = None,
+        enough: Callable[[], bool] | None = None,
     ) -> Any:
         """Call whichever broker answers, the watched one first, again and again until the deadline.
 
         Only for calls that may be repeated: one whose answer was lost is made anew, its address in
         `unanswered`. A broker that does not answer within `attempt_s`, or with what `accept` refuses since
         it is behind, is left for the next. Raises ClusterUnavailable, which names each address, when none
-        could be reached in time.
+        could be reached in time, or `enough` says after a round over all that it was the last.
         """
         tried: dict[str, str] = {}
         rounds = 0
@@ -339,9 +340,11 @@ class Connection:
                     answer = await self._attempt(address, service, method, request, min(left_s, attempt_s))
                 except ClusterUnavailable as error:
                     tried |= error.tried
-                    if unanswered is not None and REFUSED not in error.tried.values():
+                    if unanswered is not None and error.tried.get(address) is not Unreached.REFUSED:
                         unanswered.append(address)
-                except (BrokerNotReady, NotController) as error:
+                except BrokerNotReady as error:
+                    tried[address] = NotReady(error)
+                except NotController as error:
                     tried[address] = str(error)
                 except OperationTimeout as error:
                     if self.left_s(deadline) > TOO_LATE_S:
@@ -358,6 +361,8 @@ class Connection:
                     if accept is None or accept(answer):
                         return answer
                     tried[address] = "its metadata is behind"
+            if enough is not None and enough():
+                raise ClusterUnavailable(tried=tried)
             rounds += 1
             try:
                 await self.pause(rounds, deadline, method)
@@ -450,7 +455,9 @@ class Connection:
             told = self.link(address).error_of(error, "Watch")
             tried = told.tried.get(address) if isinstance(told, ClusterUnavailable) else None
             if isinstance(told, UnsupportedFormat):
-                tried = PEER_PORT
+                tried = Unreached.PEER_PORT
+            elif isinstance(told, BrokerNotReady):
+                tried = NotReady(told)
             self._tried[address] = tried or str(told)
         except (ValueError, TypeError) as error:  # what cannot be translated is that broker's fault alone
             self._tried[address] = f"metadata that makes no sense: {error}"

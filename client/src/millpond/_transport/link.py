@@ -11,7 +11,7 @@ import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from millpond._core.cluster import HTTP_PORT
+from millpond._core.cluster import Unreached
 from millpond._transport.translate import CLIENT_ID_METADATA_KEY, error_in
 from millpond.wire.errors import (
     ClusterUnavailable,
@@ -52,9 +52,6 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-
-REFUSED: Final = "connection refused"
-"""How ClusterUnavailable says that nobody listens there: nothing was sent."""
 
 WRITE_ERRORS: Final = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What a write to a stream, or its half-close, raises where the stream is over: which of them depends on how
@@ -143,9 +140,9 @@ class Link:
 
 
 _BRIEFLY: Final = (
-    ("http1.x server", HTTP_PORT),
+    ("http1.x server", Unreached.HTTP_PORT),
     ("failed parsing http/2", "something that does not speak gRPC answers there"),
-    ("connection refused", REFUSED),
+    ("connection refused", Unreached.REFUSED),
     ("connection reset", "connection reset"),
     ("timed out", "connection timed out"),
     ("errors resolving", "its name cannot be resolved"),

@@ -8,7 +8,8 @@ from typing import Final
 
 from millpond._core.cluster import BrokerView, ClusterView, TopicView
 from millpond._core.retry import Deadline
-from millpond._transport.connection import ATTEMPT_S, DESCRIBE_S, METADATA, Connection
+from millpond._transport.connection import ATTEMPT_S, NOTHING, Connection
+from millpond._transport.describing import current, newest
 from millpond._transport.offsets import by_leader, pause_or_raise
 from millpond._transport.translate import broker_of, topic_of
 from millpond.v1 import admin_pb2, metadata_pb2
@@ -82,27 +83,19 @@ async def delete_topic(connection: Connection, name: str, deadline: Deadline) ->
     await connection.newer_than(response.version - 1, deadline)
 
 
-async def describe(
-    connection: Connection, topics: Iterable[str], deadline: Deadline
-) -> tuple[list[TopicView], list[BrokerView], int | None]:
-    """What a broker says now: the topics of these names (of all, for none), the brokers, the controller."""
-    request = metadata_pb2.DescribeRequest(topics=topics)
-    answer = await connection.call_any(
-        METADATA,
-        "Describe",
-        request,
-        deadline,
-        attempt_s=DESCRIBE_S,
-        # Whoever asked twice would otherwise see a change undone.
-        accept=lambda answer: (
-            answer.version >= connection.view.version or answer.cluster_id != connection.view.cluster_id
-        ),
-    )
-    return (
-        sorted((topic_of(topic) for topic in answer.topics), key=lambda topic: topic.name),
-        sorted(broker_of(broker) for broker in answer.brokers),
-        answer.controller_id or None,
-    )
+async def describe(connection: Connection, topics: Iterable[str], deadline: Deadline) -> list[TopicView]:
+    """The topics of these names (all, for none), of a broker that is not behind what was seen here."""
+    answer = await current(connection, metadata_pb2.DescribeRequest(topics=topics), deadline)
+    return sorted((topic_of(topic) for topic in answer.topics), key=lambda topic: topic.name)
+
+
+async def brokers(connection: Connection, deadline: Deadline) -> tuple[list[BrokerView], int | None]:
+    """The brokers and the controller, as the newest answer has them; where that is behind what was seen here,
+    nobody is known to be the controller.
+    """
+    told = await newest(connection, NOTHING, deadline)
+    controller = None if told.behind else told.metadata.controller_id or None
+    return sorted(broker_of(broker) for broker in told.metadata.brokers), controller
 
 
 async def reassign(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from millpond.cli.app import CommandGroup
-from millpond.cli.health import problems_of, seen_of
+from millpond.cli.health import age_of, problems_of, seen_of
 from millpond.cli.hints import here
 from millpond.cli.output import counted, print_json, print_table, say
 from millpond.cli.session import Common, common, with_client
@@ -42,7 +42,7 @@ def brokers(common: Common) -> None:
     """
 
     async def work(client: Client) -> ClusterStatus:
-        return await client.admin.status()
+        return await client.admin.status(brief=True)
 
     found = with_client(common, work)
     if not found.current:
@@ -56,8 +56,7 @@ def brokers(common: Common) -> None:
 
 
 def _how_old(status: ClusterStatus) -> str:
-    seconds = status.unheard_seconds
-    return f"broker {status.told_by} has heard of no controller for {seconds:,.0f} s: this is how it was then"
+    return f"{age_of(status)}: this is how it was then"
 
 
 @command.command("status")
@@ -105,11 +104,15 @@ def _shares(status: ClusterStatus, topics: Sequence[TopicDescription]) -> list[t
     replicas = Counter(replica for partition in partitions for replica in partition.replicas)
     return [
         (
-            *(each.id, each.address, each.state, each.id not in status.silent, each.controller),
+            *(each.id, each.address, each.state, _answers(each.id, status), each.controller),
             *(leads[each.id], replicas[each.id]),
         )
         for each in status.brokers
     ]
+
+
+def _answers(broker: int, status: ClusterStatus) -> bool | str:
+    return "not ready" if broker in status.not_ready else broker not in status.silent
 
 
 def status_of(brokers: Sequence[BrokerDescription], topics: Sequence[TopicDescription]) -> dict[str, Any]:
@@ -164,7 +167,10 @@ def elect_leaders(common: Common, topic: str | None, partition: tuple[int, ...],
 def _print_led(common: Common, led: Mapping[TopicPartition, int]) -> None:
     rows = [(key.topic, key.partition, leader) for key, leader in sorted(led.items())]
     if not common.json:
-        print_table(("TOPIC", "PARTITION", "LEADER"), rows)
+        if rows:
+            print_table(("TOPIC", "PARTITION", "LEADER"), rows)
+        else:
+            say("no partition has another leader now")
         return
     for topic, number, leader in rows:
         print_json({"topic": topic, "partition": number, "leader": leader})

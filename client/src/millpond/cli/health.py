@@ -1,7 +1,7 @@
 """Is the cluster healthy, and if not, what is wrong and what can be done: judged from what it says of itself.
 
 Values in, values out; `millpond cluster status` shows them, with `{b}` as `hints` has it. Internal topics
-count. What is told may be old, and brokers silent: then a partition is judged by those that answer.
+count. What is told may be old, and brokers silent, or not ready: then a partition is judged by the others.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ _OF_PARTITIONS: Final = (
     _Kind(
         "offline",
         lambda placed: placed.is_offline,
-        "without a leader, and none of whose brokers runs",
-        "start the brokers of their replicas (millpond topic describe TOPIC{b}); nothing else has their"
-        " records",
+        "without a leader, and none of whose brokers is up",
+        "start those brokers of their replicas that do not run (millpond topic describe TOPIC{b}); nothing"
+        " else has their records",
     ),
     _Kind(
         "without_leader",
@@ -109,7 +109,7 @@ _OF_PARTITIONS: Final = (
     _Kind(
         "leader_silent",
         lambda placed: placed.leader_is_silent,
-        "whose leader does not answer here",
+        "whose leader does not answer here, or is not ready",
         "wait some seconds: if it is down, another replica in sync leads then",
     ),
     _Kind(
@@ -140,8 +140,8 @@ LATER: Final = "nothing of their own: they mend themselves once a majority of th
 
 
 def seen_of(status: ClusterStatus) -> list[TopicDescription]:
-    """Its topics as they are seen from here: a leader that does not answer is none; and where what is told is
-    old, who does not answer is not in sync.
+    """Its topics as they are seen from here: a leader that does not answer, or is not ready, is none; and
+    where what is told is old, such a broker is not in sync.
     """
     return [
         replace(topic, partitions=tuple(_seen(partition, status) for partition in topic.partitions))
@@ -150,12 +150,12 @@ def seen_of(status: ClusterStatus) -> list[TopicDescription]:
 
 
 def _seen(partition: PartitionDescription, status: ClusterStatus) -> PartitionDescription:
-    leader = None if partition.leader in status.silent else partition.leader
+    away = status.silent.keys() | status.not_ready.keys()
+    leader = None if partition.leader in away else partition.leader
     if status.current:
         return replace(partition, leader=leader)
-    return replace(
-        partition, leader=leader, isr=tuple(member for member in partition.isr if member not in status.silent)
-    )
+    isr = tuple(member for member in partition.isr if member not in away)
+    return replace(partition, leader=leader, isr=isr)
 
 
 def problems_of(status: ClusterStatus) -> list[Problem]:
@@ -174,13 +174,44 @@ def problems_of(status: ClusterStatus) -> list[Problem]:
         *(_without_controller(status.brokers) if status.current else [_out_of_touch(status)]),
         *_of_brokers(status),
         *of_partitions,
+        *_of_those_who_left(status),
     ]
+
+
+def _left(status: ClusterStatus) -> list[BrokerDescription]:
+    """Brokers that are away, do not vote and hold nothing: nobody waits for them to come back."""
+    if not status.current:
+        return []
+    holding = {
+        member for topic in status.topics for partition in topic.partitions for member in partition.replicas
+    }
+    return [
+        broker
+        for broker in status.brokers
+        if broker.id in status.silent
+        and broker.state != "running"
+        and not broker.voter
+        and broker.id not in holding
+    ]
+
+
+def _of_those_who_left(status: ClusterStatus) -> Iterable[Problem]:
+    if left := _left(status):
+        yield Problem(
+            name="left",
+            count=len(left),
+            says=f"{counted(len(left), 'broker')} away, without a vote and without any replica",
+            do="nothing, if it left for good; or start it: it is given replicas as others are",
+            first=tuple(_named(each, None) for each in left[:NAMED_MAX]),
+            harmful=False,
+        )
 
 
 class _Voters(NamedTuple):
     known: int
     here: int
-    """Those that answer here."""
+    """Those that answer here, ready or not: they run."""
+    not_ready: int
 
     @property
     def needed(self) -> int:
@@ -194,7 +225,17 @@ class _Voters(NamedTuple):
 
 def _voters(status: ClusterStatus) -> _Voters:
     voters = [broker.id for broker in status.brokers if broker.voter]
-    return _Voters(len(voters), sum(voter not in status.silent for voter in voters))
+    here = [voter for voter in voters if voter not in status.silent]
+    return _Voters(len(voters), len(here), sum(voter in status.not_ready for voter in here))
+
+
+def age_of(status: ClusterStatus) -> str:
+    """Of one that is not current: whose word it is, and how old."""
+    less = "knows less than others told here before"
+    if status.told_by is None:
+        return f"a broker of an old version, which does not say what it has heard of, {less}"
+    age = f"broker {status.told_by} has heard of no controller for {status.unheard_seconds:,.0f} s"
+    return f"{age}, and {less}" if status.behind else age
 
 
 def _out_of_touch(status: ClusterStatus) -> Problem:
@@ -205,12 +246,18 @@ def _out_of_touch(status: ClusterStatus) -> Problem:
     else:
         do = f"{voters.here} of {voters.known} voters answer here: mend the network between them (their ports"
         do += " for other brokers), and look into their logs"
-    seconds = status.unheard_seconds
+        if voters.not_ready:
+            do = f"wait some seconds: {voters.not_ready} of them may just be starting; if it stays so: {do}"
+    says = (
+        f"no controller: broker {status.told_by} has heard of none for {status.unheard_seconds:,.0f} s, and"
+    )
+    says += " of nothing that happened since: leaders do not change, and topics cannot be created"
+    if status.behind:
+        says = f"{age_of(status)}: what happened since is not known here"
     return Problem(
         name="out_of_touch",
         count=1,
-        says=f"no controller: broker {status.told_by} has heard of none for {seconds:,.0f} s, and of nothing"
-        " that happened since: leaders do not change, and topics cannot be created",
+        says=says,
         do=do,
         first=(),
     )
@@ -226,16 +273,19 @@ def _without_controller(brokers: Sequence[BrokerDescription]) -> list[Problem]:
 
 def _of_brokers(status: ClusterStatus) -> Iterable[Problem]:
     """Each broker that is not as it should be, once."""
-    silent, told_running = status.silent, [each.state == "running" for each in status.brokers]
-    answers = [each.id not in silent for each in status.brokers]
+    silent, not_ready = status.silent, status.not_ready
+    left = {each.id for each in _left(status)}
+    ready = [each for each in status.brokers if each.id not in not_ready and each.id not in left]
 
     def those(*, runs: bool, is_heard: bool) -> list[BrokerDescription]:
-        kinds = zip(status.brokers, told_running, answers, strict=True)
-        return [each for each, is_running, is_there in kinds if (is_running, is_there) == (runs, is_heard)]
+        return [
+            each for each in ready if (each.state == "running", each.id not in silent) == (runs, is_heard)
+        ]
 
     def problem(name: str, found: list[BrokerDescription], says: str, do: str) -> Iterable[Problem]:
         if found:
-            first = tuple(_named(each, silent.get(each.id)) for each in found[:NAMED_MAX])
+            why = {**silent, **not_ready}
+            first = tuple(_named(each, why.get(each.id)) for each in found[:NAMED_MAX])
             says = f"{counted(len(found), 'broker')} {says}"
             yield Problem(name=name, count=len(found), says=says, do=do, first=first)
 
@@ -255,6 +305,13 @@ def _of_brokers(status: ClusterStatus) -> Iterable[Problem]:
         those(runs=True, is_heard=False),
         "that the cluster takes to be running, and that do not answer here",
         f"{wait}; those that run cannot be reached from here at the address that they advertise",
+    )
+    yield from problem(
+        "not_ready",
+        [each for each in status.brokers if each.id in not_ready],
+        "answering here, and not ready",
+        "wait some seconds: they run, and start or stop; if it stays so: can they reach the other brokers,"
+        " and be reached by them, at the ports for brokers? Their logs say what they wait for",
     )
     yield from problem(
         "out_of_cluster",

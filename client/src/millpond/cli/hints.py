@@ -76,7 +76,7 @@ def described(error: errors.MillpondError, command: str | None = None) -> str:
         tried = ", ".join(f"{address} ({reason})" for address, reason in error.tried.items())
         if error.leader_of:
             return here(f"{error}; see how the cluster is with: millpond cluster status{{b}}")
-        return f"no broker could be reached: {tried}; {_to_reach_one(error.tried)}"
+        return f"{_unreached(error.tried)}: {tried}; {_to_reach_one(error.tried)}"
     if isinstance(error, errors.DeliveryFailed | errors.PartialDelivery):
         first = error.first if isinstance(error, errors.DeliveryFailed) else next(iter(error.failed.values()))
         return described(first) if isinstance(first, errors.MillpondError) else str(first)
@@ -87,13 +87,29 @@ def described(error: errors.MillpondError, command: str | None = None) -> str:
     return f"{error}; {hint.format_map({'topic': given.topic, **error.facts(), 'b': _reach(given)})}"
 
 
+def _is_there(tried: Mapping[str, str]) -> bool:
+    """Whether one of them is a broker that runs."""
+    from millpond._core.cluster import NotReady  # noqa: PLC0415 - help needs none of it
+
+    return any(isinstance(reason, NotReady) for reason in tried.values())
+
+
+def _unreached(tried: Mapping[str, str]) -> str:
+    return "no broker is ready" if _is_there(tried) else "no broker could be reached"
+
+
 def _to_reach_one(tried: Mapping[str, str]) -> str:
     """What to do where nobody could be asked."""
-    from millpond._core.cluster import HTTP_PORT, PEER_PORT  # noqa: PLC0415 - help needs none of it
+    from millpond._core.cluster import Unreached  # noqa: PLC0415 - help needs none of it
 
+    if _is_there(tried):
+        return (
+            "try again in some seconds: who starts waits for more than half of the voters, so start those"
+            " that are down; the logs say what is waited for"
+        )
+    rows = {Unreached.PEER_PORT: 1, Unreached.HTTP_PORT: 2}
     for address, reason in tried.items():
-        behind = {PEER_PORT: 1, HTTP_PORT: 2}.get(reason)
-        if behind is not None:
+        if isinstance(reason, Unreached) and (behind := rows.get(reason)) is not None:
             host, _, port = address.rpartition(":")
             likely = f"{host}:{int(port) - behind}"
             return f"a broker's ports are mostly in a row, the one for clients first: try -b {likely}"

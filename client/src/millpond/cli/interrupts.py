@@ -14,7 +14,9 @@ from types import FrameType
 from typing import Any, Final, Self
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The last: the terminal is closed."""
+"""The last: the terminal is closed. That is told only if nothing was before: it comes twice, from the shell
+and from the system, and who closes a terminal while all is put away does not ask to have it left.
+"""
 
 
 class Interrupts:
@@ -25,6 +27,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._before: dict[signal.Signals, Any] = {}
         self._untold = 0
+        self._is_asked = False
         self._call: Callable[[], object] | None = None
 
     def __enter__(self) -> Self:
@@ -46,8 +49,11 @@ class Interrupts:
         for _ in range(untold):
             loop.call_soon(call)
 
-    def _caught(self, _number: int, _frame: FrameType | None) -> None:
+    def _caught(self, number: int, _frame: FrameType | None) -> None:
         # Between any two instructions of the main thread: it only leaves word, and raises nothing.
+        if number == signal.SIGHUP and self._is_asked:
+            return
+        self._is_asked = True
         if self._call is None:
             self._untold += 1
             if self._untold > 1:  # whoever is asked twice is to stop where it stands; nothing runs yet

@@ -14,6 +14,7 @@ import click
 from millpond._local.addressing import last_port
 from millpond._local.home import kept, temporary
 from millpond._local.keeping import STOP_SECONDS_MAX, Keeper, KeepOptions, check, ended
+from millpond._local.record import BROKERS_MAX
 from millpond.cli import FAILED, INTERRUPTED
 from millpond.cli.app import Command
 from millpond.cli.interrupts import Interrupts
@@ -24,8 +25,6 @@ from millpond.wire.errors import InternalError, OperationTimeout
 PORT: Final = 7070
 PORT_MAX: Final = 65_535
 DIRECTORY: Final = "millpond-data"
-BROKERS_MAX: Final = 7
-"""As many as can be voters."""
 
 
 class _Directory(click.Path):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from millpond._local.configuring import check_count, write_configs
 from millpond._local.process import BrokerProcess
+from millpond._local.record import BROKERS_MAX
 from millpond._local.starting import START_SECONDS_MAX, start_all, start_on_free_ports
 from millpond._local.waiting import Steps, Wait, run_async, run_blocking
 from millpond.wire.errors import (
@@ -34,8 +35,6 @@ STOP_SECONDS_MAX: Final = 30.0
 """For a broker to stop, beyond its own limits.stop_timeout_ms."""
 STOP_TIMEOUT_MS: Final = 5_000
 """limits.stop_timeout_ms of these brokers: for a stream left open no test waits half a minute."""
-BROKERS_MAX: Final = 7
-"""As many as can be voters."""
 PROBE_SECONDS: Final = 0.02
 """Between two looks at a broker that answers, but is not ready."""
 
