@@ -89,3 +89,11 @@ def test_another_port_of_a_broker_is_told_with_the_one_that_is_likely_meant(
     assert reason in line
     in_those_words = errors.ClusterUnavailable(tried={f"b1:{port}": reason.value})
     assert "try -b" not in said(f"cluster status -b b1:{port}", in_those_words), "words decide nothing"
+
+
+def test_a_leader_that_is_away_is_not_the_cluster(said: Said) -> None:
+    error = errors.ClusterUnavailable(tried={"b1:7070": "connection refused"}, leader_of="orders-2")
+    line = said("consume orders", error)
+    assert "the leader of orders-2 could not be reached: b1:7070 (connection refused);" in line
+    assert "millpond cluster status" in line
+    assert "no broker" not in line
