@@ -144,13 +144,13 @@ async def test_a_consumer_outlasts_what_its_client_would_not_wait_for(
 ) -> None:
     monkeypatch.setattr("millpond.consumer.TROUBLE_TOLD_S", 0.2)
     monkeypatch.setattr("millpond._core.session.PING_AFTER_S", 0.1)
-    async with millpond.connect(broker.address, timeout=0.4) as client, client.consumer("t") as consumer:
+    async with millpond.connect(broker.address, timeout=1.5) as client, client.consumer("t") as consumer:
         broker.append(0, b"a")
         assert await values(consumer, 1) == [b"a"]
         await broker.stop()
         reading = asyncio.ensure_future(values(consumer, 1))
         await until(lambda: "; reading waits for it" in caplog.text)
-        done, _ = await asyncio.wait((reading,), timeout=2.0)
+        done, _ = await asyncio.wait((reading,), timeout=3.5)
         assert not done, "longer than the client's own time-out, and than it is between two looks"
         broker.append(0, b"b")
         await broker.start()
