@@ -118,7 +118,7 @@ async def test_a_stalled_stream_is_given_up_and_opened_anew(
 
 async def test_trouble_that_lasts_is_raised_instead_of_hanging(broker: ScriptedBroker) -> None:
     async with (
-        millpond.connect(broker.address, timeout=0.4) as client,
+        millpond.connect(broker.address, timeout=2.0) as client,
         client.consumer("t", trouble_timeout=0.8) as consumer,
     ):
         await broker.stop()
