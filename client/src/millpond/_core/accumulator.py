@@ -93,6 +93,8 @@ class Accumulator:
         self._number = 0
         self._waiters: deque[RoomWaiter] = deque()
         """First come, first served. As many as there are tasks that send."""
+        self._granted: set[RoomWaiter] = set()
+        """Whose turn came, and who has not used the room yet."""
         self._refused_bytes = 1
         """Size of the last record that found no room."""
 
@@ -153,7 +155,7 @@ class Accumulator:
         for batch in self.unsettled.values():
             batch.leased, batch.left = batch.size_bytes, 0
         self.free_bytes = self.options.buffer_bytes - sum(b.leased for b in self.unsettled.values())
-        self.free_bytes -= sum(waiter.size_bytes for waiter in self._waiters if waiter.granted)
+        self.free_bytes -= sum(waiter.size_bytes for waiter in self._granted)
 
     # --- room -------------------------------------------------------------------------------------------
 
@@ -180,10 +182,18 @@ class Accumulator:
         only_look = size_bytes is None
         size = min(self._refused_bytes, self.options.buffer_bytes) if size_bytes is None else size_bytes
         waiter = RoomWaiter(size, wake, only_look=only_look)
+        self.join(waiter)
+        return waiter
+
+    def join(self, waiter: RoomWaiter) -> None:
+        """Have somebody wait who is not waiting yet."""
         self._waiters.append(waiter)
         self.cool()
         self.grant()
-        return waiter
+
+    def use(self, waiter: RoomWaiter) -> None:
+        """The room that was granted is a record's now, or its waiter's own to give back."""
+        self._granted.discard(waiter)
 
     def leave(self, waiter: RoomWaiter) -> None:
         """Whoever waited does not want the room any more."""
@@ -191,10 +201,19 @@ class Accumulator:
             if waiter.only_look:
                 self.grant()  # it was their turn, and is the next one's now
             else:
+                self._granted.remove(waiter)
                 self.give_room(waiter.size_bytes)
         else:
             self._waiters.remove(waiter)
             self.grant()
+
+    def abandon(self, waiter: RoomWaiter) -> None:
+        """Whoever waited was interrupted, at whichever step: before it waited, in its turn, or after."""
+        self._granted.discard(waiter)
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        self.recount()
+        self.grant()
 
     @property
     def crowded(self) -> bool:
@@ -207,6 +226,7 @@ class Accumulator:
             waiter = self._waiters.popleft()
             waiter.granted = True
             if not waiter.only_look:
+                self._granted.add(waiter)
                 self.free_bytes -= waiter.size_bytes
             waiter.wake()
             if waiter.only_look:

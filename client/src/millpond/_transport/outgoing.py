@@ -128,6 +128,8 @@ class Outgoing:
             with self.lock:
                 self.accumulator.leave(waiter)
             raise
+        with self.lock:
+            self.accumulator.use(waiter)
         if size_bytes is None:
             loop.call_soon(self._grant)  # those behind, after the one who looked
         return True

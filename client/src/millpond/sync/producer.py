@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, Generic, TypeVar
 
 from millpond import producer as asyncio_producer
-from millpond._core.accumulator import VALUE_OVERHEAD_BYTES
+from millpond._core.accumulator import VALUE_OVERHEAD_BYTES, RoomWaiter
 from millpond._core.pending_batch import Ack, PendingBatch
 from millpond._transport.bound_topic import BoundTopic as AsyncioTopic
 from millpond._transport.bound_topic import HeadersLike, Where
@@ -289,29 +289,41 @@ class BoundTopic(Generic[K, V]):
                 except BufferFull:
                     pass
             size = inner.measure(record[0], record[1], record[2])
-            waiter = accumulator.wait_for_room(size, done.release)
-        granted = False
+        waiter = RoomWaiter(size, done.release, only_look=False)
         try:
-            granted = self._thread.wait(done, timeout)
-        finally:
-            if not granted:
-                with self._lock:
-                    accumulator.leave(waiter)
-        if not granted:
-            full = BufferFull(buffer_bytes=accumulator.options.buffer_bytes)
-            raise DeliveryTimeout(timeout=timeout, outcome=Outcome.NOT_WRITTEN) from full
-        with self._lock:
-            try:
+            with self._lock:
+                accumulator.join(waiter)
+            if not self._thread.wait(done, timeout):
+                full = BufferFull(buffer_bytes=accumulator.options.buffer_bytes)
+                raise DeliveryTimeout(timeout=timeout, outcome=Outcome.NOT_WRITTEN) from full
+            with self._lock:
                 inner.outgoing.check()
                 inner.require()
                 added = inner.add(record[0], record[1], record[2], partition, record[3], granted_bytes=size)
-            except (MillpondError, TypeError, ValueError):
-                accumulator.give_room(size)
-                raise
-            except BaseException:  # raised by a signal handler, at any step
-                accumulator.recount()
-                raise
+                accumulator.use(waiter)
+        except (MillpondError, TypeError, ValueError):
+            with self._lock:
+                accumulator.leave(waiter)
+            raise
+        except BaseException:  # raised by a signal handler, at any step
+            self._abandon(waiter)
+            raise
         return Delivery(*added, self._home)
+
+    def _abandon(self, waiter: RoomWaiter) -> None:
+        """Put the books right after an interrupt. Another one of this, while it waits for the lock above all,
+        is raised once that is done.
+        """
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                with self._lock:
+                    self._inner.accumulator.abandon(waiter)
+                break
+            except BaseException as error:  # as above
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def send(
         self,
