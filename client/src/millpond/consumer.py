@@ -408,9 +408,7 @@ class Consumer(Openable, Generic[K, V]):
             raise UnknownTopic(topic=min(gone))
         if self.finished:
             return False
-        self._tell_trouble(loop.time())
-        if (trouble := self._fetcher.overdue(loop.time(), self._trouble_timeout)) is not None:
-            raise trouble
+        self._look_for_trouble(loop.time())
         wait = TROUBLE_CHECK_S
         if deadline is not None:
             if deadline.expired(loop.time()):
@@ -426,15 +424,20 @@ class Consumer(Openable, Generic[K, V]):
         self._check()
         return True
 
-    def _tell_trouble(self, now: float) -> None:
-        """Log once that it waits because of a trouble, and once that there is none any more."""
-        if self._is_trouble_told:
-            if self._fetcher.troubled(now, 0.0) is None:
+    def _look_for_trouble(self, now: float) -> None:
+        """Raise what has lasted; log once that reading waits for it, and once that it goes on. One look at
+        each partition where all is well, as before each wait of a reader who is up to date.
+        """
+        if self._fetcher.troubled(now, 0.0) is None:
+            if self._is_trouble_told:
                 self._is_trouble_told = False
                 _log.warning("reading goes on")
-        elif (trouble := self._fetcher.troubled(now, TROUBLE_TOLD_S)) is not None:
+            return
+        if not self._is_trouble_told and (trouble := self._fetcher.troubled(now, TROUBLE_TOLD_S)) is not None:
             self._is_trouble_told = True
             _log.warning("%s; reading waits for it", trouble)
+        if (overdue := self._fetcher.overdue(now, self._trouble_timeout)) is not None:
+            raise overdue
 
     async def _yield(self) -> None:
         """Let other tasks run, now and then: handing out what lies ready awaits nothing by itself."""

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import pytest
 
-from millpond._core.accumulator import Accumulator, AccumulatorOptions, TopicIntake
+from millpond._core.accumulator import Accumulator, AccumulatorOptions, RoomWaiter, TopicIntake
 from millpond._core.cluster import BrokerView, ClusterView, PartitionView, TopicView
 from millpond._core.lane import Identity, Lane
 from millpond._core.pending_batch import BatchState, PendingBatch, Tally
@@ -154,6 +154,34 @@ def test_who_waits_for_room_is_served_in_order() -> None:
     accumulator.give_room(500)
     assert served == ["large", "small"]
     assert accumulator.free_bytes == 300
+
+
+@pytest.mark.parametrize("is_granted", [False, True], ids=["waiting", "in-its-turn"])
+def test_who_is_interrupted_as_it_waits_for_room_leaves_nothing_behind(is_granted: bool) -> None:
+    accumulator = intake(Clock(), buffer_bytes=1000).accumulator
+    first = accumulator.wait_for_room(1000, lambda: None)
+    interrupted = RoomWaiter(600, lambda: None, only_look=False)
+    accumulator.join(interrupted)
+    if is_granted:
+        accumulator.leave(first)
+    assert interrupted.granted == is_granted
+    for _ in range(2):  # an interrupt of this has it done anew
+        accumulator.abandon(interrupted)
+    assert not accumulator.crowded
+    if not is_granted:
+        assert accumulator.free_bytes == 0, "all of it is the first one's"
+        accumulator.leave(first)
+    assert accumulator.free_bytes == 1000
+
+
+def test_what_was_granted_to_others_stays_theirs_when_one_is_interrupted() -> None:
+    accumulator = intake(Clock(), buffer_bytes=1000).accumulator
+    other = accumulator.wait_for_room(300, lambda: None)
+    assert other.granted
+    accumulator.abandon(RoomWaiter(600, lambda: None, only_look=False))
+    assert accumulator.free_bytes == 700
+    accumulator.leave(other)
+    assert accumulator.free_bytes == 1000
 
 
 # --- lanes -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from millpond._local.examining import LOCK, LOG, MARK, foreign_entry, homes
-from millpond._local.process import still_runs
+from millpond._local.process import is_locked, still_runs
 from millpond._local.whole import sync_directory
 from millpond.wire.errors import DirectoryInUse
 
@@ -90,18 +90,7 @@ def running(directory: Path) -> list[int]:
 def in_use(directory: Path) -> Path | None:
     """The first data directory that a broker has open, whoever started it; None: none is."""
     data = (home / "data" for home in homes(directory).values())
-    return next((path for path in data if _is_locked(path / "lock")), None)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+    return next((path for path in data if is_locked(path / "lock")), None)
 
 
 # --- what killed predecessors left -----------------------------------------------------------------------

@@ -279,11 +279,19 @@ def _mark(log: BinaryIO) -> None:
 def still_runs(log: Path) -> bool:
     """Whether a process lives that was started with that log, by whomever."""
     try:
-        with log.open("rb") as file:
+        return is_locked(log)
+    except OSError:  # it cannot be read, or there are no locks: nobody is known
+        return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody has that file and its lock; nobody has one that is not there. Raises OSError."""
+    try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is no log, or there are no locks: nobody is known
+    except FileNotFoundError:
         return False
     return False
 

@@ -252,9 +252,24 @@ class BoundTopic(Generic[K, V]):
         except (MillpondError, TypeError, ValueError):
             raise
         except BaseException:  # raised by a signal handler, at any step
-            self._inner.accumulator.recount()
+            self._mend(self._inner.accumulator.recount)
             raise
         return Delivery(batch, index, self._home)
+
+    def _mend(self, mend: Callable[[], None]) -> None:
+        """Put the books right after an interrupt. Another one meanwhile, as while the lock is waited for, is
+        raised once that is done.
+        """
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                with self._lock:
+                    mend()
+                break
+            except BaseException as error:  # raised by a signal handler: what it cut short is done anew
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def enqueue(
         self,
@@ -306,24 +321,9 @@ class BoundTopic(Generic[K, V]):
                 accumulator.leave(waiter)
             raise
         except BaseException:  # raised by a signal handler, at any step
-            self._abandon(waiter)
+            self._mend(lambda: accumulator.abandon(waiter))
             raise
         return Delivery(*added, self._home)
-
-    def _abandon(self, waiter: RoomWaiter) -> None:
-        """Put the books right after an interrupt. Another one of this, while it waits for the lock above all,
-        is raised once that is done.
-        """
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                with self._lock:
-                    self._inner.accumulator.abandon(waiter)
-                break
-            except BaseException as error:  # as above
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
 
     def send(
         self,
