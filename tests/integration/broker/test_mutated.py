@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 import millpond
 from millpond.v1 import offsets_pb2
-from millpond.wire.batch import encode_batch
+from millpond.wire.batch import decode_batch, encode_batch, parse_batch
 from millpond.wire.compression import Codec
 from millpond.wire.header import CRC_START
 from millpond.wire.record import Headers
 from tests.integration.broker.conftest import NewTopic
 from tests.integration.broker.raw import RawClient, code_of, now_ms
 from tests.integration.broker.serving import Served
-from tests.integration.broker.turns import TURN_SECONDS_MAX, longest_turn
+from tests.integration.broker.turns import cost, longest_turn
 
 CRC_AT = CRC_START - 4
 GOOD = [
@@ -139,9 +139,12 @@ async def test_a_time_in_a_large_compressed_batch_is_found_without_unpacking_rec
     results = await client.send(topic, bytes(uniform.data), bytes(mixed.data))
     assert not any(result.HasField("error") for result in results)
     assert (await offset_at(client, topic, at)).offset == 0
-    async with longest_turn() as turn:
+
+    async def ask() -> None:
         assert (await offset_at(client, topic, at + 1)).offset == 2 * count - 1
-    assert turn.seconds < TURN_SECONDS_MAX
+
+    batch = parse_batch(bytes(mixed.data))
+    assert await longest_turn(ask) < 0.75 * cost(lambda: decode_batch(batch)), "about 0.3 of it"
 
 
 async def test_a_bad_batch_is_raised_once_and_passed(served: Served, client: RawClient) -> None:

@@ -1,39 +1,48 @@
-"""How long the loop was away from those who wait for it."""
+"""How long the loop was away from those who wait for it, in CPU time of its thread: held against what other
+work costs here and now, for how fast a busy machine is cannot be known before.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-TURN_SECONDS_MAX: Final = 0.5
-"""That the loop may be away for, on a busy machine, too: what is tested took more."""
+TIMES: Final = 5
+"""Of which the least counts: what the machine did meanwhile comes on top, never off."""
 
 
-@dataclass
-class Turn:
-    """The longest one so far."""
-
-    seconds: float = 0.0
+async def longest_turn(work: Callable[[], Awaitable[None]]) -> float:
+    """CPU seconds of the longest turn of the loop while `work` is done, and beyond its last one."""
+    return min([await _longest_turn(work) for _ in range(TIMES)])
 
 
-@asynccontextmanager
-async def longest_turn() -> AsyncIterator[Turn]:
-    """Measures turns of the loop while the block runs, and beyond its last one."""
-    turn = Turn()
+def cost(work: Callable[[], object]) -> float:
+    """CPU seconds of that on this thread."""
+    return min(_cost(work) for _ in range(TIMES))
+
+
+async def _longest_turn(work: Callable[[], Awaitable[None]]) -> float:
+    longest = 0.0
 
     async def watch() -> None:
+        nonlocal longest
         while True:
-            began = time.perf_counter()
+            began = time.thread_time()
             await asyncio.sleep(0)
-            turn.seconds = max(turn.seconds, time.perf_counter() - began)
+            longest = max(longest, time.thread_time() - began)
 
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch())
         await asyncio.sleep(0)
-        yield turn
+        await work()
         await asyncio.sleep(0)
         watching.cancel()
+    return longest
+
+
+def _cost(work: Callable[[], object]) -> float:
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
