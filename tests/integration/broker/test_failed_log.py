@@ -41,7 +41,7 @@ async def test_a_refused_append_answers_what_waited_for_an_earlier_one() -> None
         ]
         await stream.write(produce_pb2.ProduceRequest(acks=produce_pb2.ACKS_ALL, batches=items))
         answers: dict[int, produce_pb2.ProduceResult] = {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(answers) < 2:
                 answers.update((result.id, result) for result in (await stream.read()).results)
         assert not answers[1].HasField("error")

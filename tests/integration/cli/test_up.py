@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,35 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def pause(pid: int) -> None:
+    """SIGSTOP; it has stopped when this returns. A signal is only on its way when `kill` returns."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + DEADLINE_S
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+        assert time.monotonic() < until, "it does not stop"
+        time.sleep(0.002)
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """It stays stopped, whoever has it go on."""
+    is_over = threading.Event()
+
+    def hold() -> None:
+        with suppress(ProcessLookupError):
+            while not is_over.wait(0.001):
+                os.kill(pid, signal.SIGSTOP)
+
+    holding = threading.Thread(target=hold)
+    pause(pid)
+    holding.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        holding.join()
 
 
 def wait_until_gone(pids: list[int]) -> None:
@@ -198,11 +228,9 @@ def test_without_restarts_a_broker_that_dies_stays_down_and_the_last_one_ends_it
 
 def test_a_second_ctrl_c_kills_what_does_not_stop(tmp_path: Path) -> None:
     with up(tmp_path, "--ephemeral", "--brokers", "1", "--port", "0") as one:
-        with socket.create_connection(("127.0.0.1", int(one.ready["bootstrap"].rpartition(":")[2]))):
-            os.kill(one.pid(1), signal.SIGSTOP)
+        with held(one.pid(1)):  # it is let go on, to stop
             one.process.send_signal(signal.SIGINT)
             one.event("stopping")
-            os.kill(one.pid(1), signal.SIGSTOP)  # it had been let go on, to stop
             assert one.end(status=130) == ["killed"]
         wait_until_gone([one.pid(1)])
 
@@ -242,7 +270,7 @@ def test_the_other_ports_of_a_broker_are_told_by_what_they_are(tmp_path: Path) -
 
 def test_brokers_do_not_outlive_one_that_is_killed_and_the_next_tidies_up(tmp_path: Path) -> None:
     with up(tmp_path, "--ephemeral", "--port", "0") as one:
-        os.kill(one.pid(1), signal.SIGSTOP)
+        pause(one.pid(1))
         one.process.kill()
         wait_until_gone([one.pid(number) for number in (1, 2, 3)])
     (left,) = tmp_path.glob("millpond-up-*")

@@ -34,7 +34,7 @@ async def test_a_reader_ends_with_ctrl_c(paused: bool) -> None:
             if paused:
                 cluster.pause(0)
             process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 output, errors = await process.communicate()
             assert (output, errors) == (b"interrupted, 1 thread\n", b"")
             assert process.returncode == 0

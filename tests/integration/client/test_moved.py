@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from millpond._transport.connection import METADATA
 from millpond._transport.link import Link
 from millpond.errors import ClusterUnavailable, OperationTimeout
 from millpond.v1 import metadata_pb2
+from tests.awake import awake
 from tests.integration.client.scripted import ScriptedBroker
 from tests.integration.peers.nameserver import NameServer
 
@@ -30,7 +30,7 @@ async def test_a_name_that_moves_is_looked_up_again_within_seconds() -> None:
             await before.stop()
             await after.start()
             names.address = "127.0.0.3"
-            moved_at = time.monotonic()
+            moved_at = awake()
             async with asyncio.timeout(60):
                 while True:
                     try:
@@ -38,7 +38,7 @@ async def test_a_name_that_moves_is_looked_up_again_within_seconds() -> None:
                         break
                     except (ClusterUnavailable, OperationTimeout):
                         await asyncio.sleep(0.05)
-            assert time.monotonic() - moved_at < FOUND_S_MAX
+            assert awake() - moved_at < FOUND_S_MAX
             assert after.described
         finally:
             await link.close()  # before its name server

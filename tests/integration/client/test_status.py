@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from millpond._transport import describing, survey
 from millpond._transport.connection import Connection
 from millpond.errors import BrokerNotReady, ClientClosed, ClusterUnavailable, InternalError, MillpondError
 from millpond.v1 import metadata_pb2
+from tests.awake import awake
 from tests.integration.client.scripted import ScriptedBroker
 
 Pair = tuple[ScriptedBroker, ScriptedBroker]
@@ -46,9 +46,9 @@ async def test_who_answers_is_asked_one_by_one_and_one_that_hangs_is_waited_for_
         assert (well.current, well.told_by, well.silent) == (True, 1, {})
         assert [broker.id for broker in well.brokers if broker.controller] == [1]
         two.stalled = True
-        began = time.monotonic()
+        began = awake()
         assert (await client.admin.status()).silent == {2: "no answer within 2 s"}
-        assert time.monotonic() - began < 10.0
+        assert awake() - began < 10.0
         await two.stop()
         assert (await client.admin.status()).silent == {2: "connection refused"}
 
@@ -115,7 +115,7 @@ async def test_the_one_that_is_left_is_believed_though_this_client_was_told_of_n
     monkeypatch.setattr(describing, "BEHIND_S", 3600.0)
     two, client = left_behind
     two.unheard_ms = 14_000
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30):
         status = await client.admin.status(timeout=timeout)
         assert (status.current, status.behind, status.told_by) == (False, True, 2)
         assert [topic.name for topic in status.topics] == ["t"]
@@ -130,7 +130,7 @@ async def test_one_in_touch_that_is_behind_is_given_the_time_to_catch_up(
 ) -> None:
     two, client = left_behind
     asking = asyncio.ensure_future(client.admin.status(brief=True))
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30):
         while not two.described:
             await asyncio.sleep(0.005)
     two.version = 100
@@ -144,7 +144,7 @@ async def test_one_that_stays_behind_and_does_not_say_that_it_is_out_of_touch_is
     monkeypatch.setattr(describing, "BEHIND_S", 0.2)
     two, client = left_behind
     two.told_by = 0
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30):
         status = await client.admin.status()
     assert (status.current, status.behind, status.told_by) == (False, True, None)
 
@@ -218,7 +218,7 @@ async def test_of_a_client_that_is_closed_while_brokers_are_asked_none_is_said_t
     async with millpond.connect(one.address) as client:
         two.stalled = True
         asking = asyncio.ensure_future(client.admin.status())
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(30):
             while "." not in one.described:
                 await asyncio.sleep(0.005)
     with pytest.raises(ClientClosed):

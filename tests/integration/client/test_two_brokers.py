@@ -13,6 +13,7 @@ import millpond
 from millpond._transport import connection as connection_module
 from millpond.errors import ClusterUnavailable, InvalidRequest
 from millpond.v1 import metadata_pb2
+from tests.awake import awake
 from tests.integration.client.scripted import ScriptedBroker
 
 
@@ -26,7 +27,7 @@ async def brokers() -> AsyncIterator[tuple[ScriptedBroker, ScriptedBroker]]:
     await other.stop()
 
 
-async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
     async with asyncio.timeout(within_s):
         while not holds():
             await asyncio.sleep(0.005)
@@ -41,14 +42,14 @@ async def test_a_broker_that_falls_silent_is_left_within_three_of_its_signs_of_l
 ) -> None:
     """Its connection stays, and nothing on it says that it hangs."""
     silent, other = brokers
-    silent.idle_ms = other.idle_ms = 100
+    silent.idle_ms, other.idle_ms = 100, 500
     async with millpond.connect(addresses(silent, other)) as client:
         silent.stalled = True
         other.version = 7
         began = time.monotonic()
         await until(lambda: client.connection.view.version == 7)
-        assert 0.2 < time.monotonic() - began < 10.0
-        await asyncio.sleep(0.5)
+        assert time.monotonic() - began > 0.2
+        await asyncio.sleep(3.5 * other.idle_ms / 1000)
         assert client.connection._watched == other.address, "it gives its signs"
 
 
@@ -116,9 +117,10 @@ async def test_a_call_to_a_broker_that_gives_no_sign_of_life_is_soon_made_again_
     hung, other = brokers
     async with millpond.connect(addresses(hung, other)) as client:
         hung.stalled = True
-        began = time.monotonic()
+        began, awake_at = time.monotonic(), awake()
         assert (await client.admin.describe_topic("t")).name == "t"
-        assert 0.3 <= time.monotonic() - began < 4.5
+        assert time.monotonic() - began >= 0.3
+        assert awake() - awake_at < 4.5
         assert hung.described == []
         assert other.described == ["t"]
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from millpond.errors import (
     UnknownTopic,
 )
 from millpond.testing import LocalCluster
+from tests.awake import awake
 from tests.integration.cluster.conftest import controller_of, healed, led_by
 from tests.integration.cluster.load import Load
 
@@ -125,9 +125,9 @@ async def test_a_lost_partition_is_led_again_at_a_price_that_was_named(
         await producer.send(name, b"kept by the leader alone")
         three.kill(leader - 1)
         await three.aio.restart(follower - 1)
-        began = time.monotonic()
+        began = awake()
         while (await client.admin.describe_topic(name)).partitions[0].leader is not None:
-            assert time.monotonic() - began < 10.0
+            assert awake() - began < 30.0
             await asyncio.sleep(0.05)
         elected = await client.admin.elect_leaders(name, unclean=True)
         assert list(elected.values()) == [follower]

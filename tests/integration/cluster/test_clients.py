@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import time
 
 import pytest
 
@@ -13,6 +12,7 @@ import millpond
 from millpond._local.ports import free_ports
 from millpond.client import Client
 from millpond.testing import LocalCluster
+from tests.awake import awake
 from tests.integration.cluster.conftest import healed, led_by
 from tests.integration.cluster.load import Load, Reading
 
@@ -47,9 +47,9 @@ async def test_addresses_that_are_down_or_hang_at_the_start_cost_some_seconds_at
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hangs:  # it accepts, and never says a word
         down, silent = f"127.0.0.1:{free_ports(1)[0]}", f"127.0.0.1:{hangs.getsockname()[1]}"
-        began = time.monotonic()
+        began = awake()
         async with millpond.connect(f"{down},{silent},{three.bootstrap}", timeout=30.0) as client:
-            assert time.monotonic() - began < 10.0
+            assert awake() - began < 20.0
             assert topic in {each.name for each in await client.admin.list_topics()}
             async with client.producer() as producer:
                 await producer.send(topic, b"x", partition=0)
@@ -98,7 +98,7 @@ async def test_what_was_sent_while_the_whole_cluster_was_down_arrives_once_and_i
             await healed(client)
         await reading.reaches(load)
         await impatient.reaches(load)
-    assert back_after < 10.0, "nobody has fallen asleep over it"
+    assert back_after < 2 * DOWN_S, "nobody has fallen asleep over it"
     assert not load.failures, "within delivery_timeout none fails"
     assert load.longest_wait > DOWN_S
     assert told, "it was told while nobody was there"

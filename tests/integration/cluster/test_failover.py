@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
 from millpond.client import Client
 from millpond.errors import DeliveryTimeout, MillpondError, NotEnoughReplicas, NotLeader, Outcome
 from millpond.testing import LocalCluster
+from tests.awake import awake
 from tests.integration.cluster.conftest import controller_of, healed, leaderships, led_by
 from tests.integration.cluster.load import IN_FLIGHT_MAX, Load, Reading
 from tests.integration.cluster.raw import RawProducer
@@ -116,14 +116,24 @@ async def test_brokers_restart_one_after_another_and_no_send_fails(
     three: LocalCluster, client: Client, topic: str
 ) -> None:
     load = Load(topic, range(3), delivery_timeout=15.0)
+    leaderless: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            partitions = client.connection.view.topics[topic].partitions
+            leaderless.extend(number for number, each in enumerate(partitions) if each.leader is None)
+            await client.connection.changed()
+
     async with Reading(client, topic) as reading, load.running(client):
         await load.progress()
+        watching = asyncio.create_task(watch())
         for broker in range(3):
             await three.aio.restart(broker)
             await load.progress()
             await healed(client, elect=False)
+        watching.cancel()
     assert not load.failures
-    assert load.longest_wait < 5.0, "leaders move before their broker stops"
+    assert leaderless == [], "leaders move before their broker stops"
     await reading.reaches(load)
     await load.audit(three.bootstrap)
 
@@ -161,9 +171,9 @@ async def test_a_topic_is_deleted_while_one_of_its_brokers_is_down(
     await client.admin.alter_topic(topic, partitions=3)
     await healed(client)
     kept = three.data_dir / "broker-3" / "data" / "partitions"
-    began = time.monotonic()
+    began = awake()
     while any(gone.id.hex in entry.name for entry in kept.iterdir()):
-        assert time.monotonic() - began < 10.0, "what nobody wants any more goes"
+        assert awake() - began < 30.0, "what nobody wants any more goes"
         await asyncio.sleep(0.05)
     async with client.consumer(topic, stop="end") as consumer:
         assert [record.value async for record in consumer] == [b"0/0"]

@@ -16,7 +16,7 @@ from millpond.testing import LocalCluster
 from tests.bench.many import Many, Times, lose_one
 
 PARTITIONS = 150
-LED_S = 10.0
+LED_S = 20.0
 """From SIGKILL to leaders everywhere: one entry of the metadata for all of them."""
 WHOLE_S = 30.0
 

@@ -93,7 +93,7 @@ async def test_a_follower_that_is_paused_is_fenced_and_comes_back_with_the_metad
         five.resume(3)
         await becomes(client, 4, "running")
         async with millpond.connect(five.bootstrap.split(",")[3], timeout=30) as by_follower:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while f"{topic}-m" not in [each.name for each in await by_follower.admin.list_topics()]:
                     await asyncio.sleep(0.1)
         await client.admin.delete_topic(f"{topic}-m")

@@ -116,7 +116,7 @@ async def test_a_controller_that_is_removed_hands_over_and_goes_on_as_a_broker(t
             await load.progress()
             await client.admin.create_topic("later", partitions=3, replicas=3)
             by_removed = cluster.bootstrap.split(",")[controller - 1]
-            async with asyncio.timeout(10), millpond.connect(by_removed) as at_removed:
+            async with asyncio.timeout(30), millpond.connect(by_removed) as at_removed:
                 while "later" not in [topic.name for topic in await at_removed.admin.list_topics()]:
                     await asyncio.sleep(0.1)
             after = {broker.id: broker.epoch for broker in await client.admin.brokers()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import millpond
 from millpond.errors import DeliveryFailed, DeliveryTimeout, UnknownTopic
 from millpond.testing import LocalCluster
+from tests.awake import awake
 from tests.integration.broker.serving import OPTIONS, Served, serving
 
 
@@ -34,11 +34,11 @@ async def test_closing_ends_in_time_with_a_broker_that_is_gone(how: str) -> None
         await producer.send("t", b"v")
         getattr(cluster, how)(0)
         producer.send_nowait("t", b"v")
-        began = time.monotonic()
+        began = awake()
         with pytest.raises(DeliveryFailed):
             await client.close(timeout=0.5)
         # Far from any of the other time-outs that could have ended it.
-        assert time.monotonic() - began < 2.5
+        assert awake() - began < 5
         if how == "pause":
             cluster.resume(0)
         else:
@@ -98,7 +98,7 @@ async def test_a_reader_of_a_deleted_topic_is_told_each_time(served: Served) -> 
         await client.admin.delete_topic("deleted-meanwhile")
         for _ in range(3):
             with pytest.raises(UnknownTopic):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await anext(aiter(consumer))
             with pytest.raises(UnknownTopic):
                 await consumer.poll(timeout=5.0)

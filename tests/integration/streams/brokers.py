@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from millpond_broker.rpc.peer_server import PeerPortOptions
 from millpond_broker.runtime.control_messages import Asked, Here, Replied, Who
 from millpond_broker.runtime.peers import Peer, PeerStream, Purpose
 from millpond_broker.runtime.replication_messages import Acknowledged, Pushed
+from tests.awake import awake
 from tests.integration.peers.voters import SECRET, WAIT_SECONDS, sockets
 
 TOPIC = b"t" * 16
@@ -52,10 +52,10 @@ class Broker:
             return near, await other.came.get()
 
     async def close(self) -> None:
-        began = time.monotonic()
+        began = awake()
         self._released.set()
         await self.streams.close()
-        assert time.monotonic() - began < 4
+        assert awake() - began < 4
 
     def _admit(self, peer: Peer) -> str | None:
         self.asked.append(peer)
@@ -93,12 +93,12 @@ async def receive(stream: PeerStream, count: int) -> list[object]:
 
 
 async def until(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float:
-    """Wait for what tells nobody that it has changed; how long that took."""
-    began = time.monotonic()
+    """Wait for what tells nobody that it has changed; how long that took, by the clock of `awake`."""
+    began = awake()
     while not condition():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s"
+        assert awake() - began < seconds, f"not within {seconds} s"
         await asyncio.sleep(0.005)
-    return time.monotonic() - began
+    return awake() - began
 
 
 def threads() -> set[threading.Thread]:

@@ -178,7 +178,7 @@ async def test_who_waits_is_told_of_the_end_at_once(broker: MakeBroker, by: str)
     one, two = await broker(1), await broker(2)
     pair = await one.pair(two)
     closer, other = pair if by == "opener" else tuple(reversed(pair))
-    async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as tasks:
 
         async def wait(stream: PeerStream) -> None:
             with pytest.raises(StreamClosed):

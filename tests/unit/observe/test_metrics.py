@@ -137,4 +137,4 @@ async def test_a_loop_that_was_blocked_is_seen_to_be_late() -> None:
             pass  # blocks the loop: what is measured
         await lags.counted.wait()
         measuring.cancel()
-    assert 0.05 < metrics.loop_lag_last_seconds < 5
+    assert metrics.loop_lag_last_seconds > 0.05

@@ -93,6 +93,7 @@ class Connection:
         self._threads: set[threading.Thread] = set()
         """gRPC's, for this call; joined at the end."""
         self._began_at = time.monotonic()
+        self._is_hurried = False
 
     # --- for the thread that owns the link ---------------------------------------------------------------
 
@@ -128,11 +129,12 @@ class Connection:
         return self._end
 
     def _wait_proven(self) -> bool:
-        deadline = time.monotonic() + ATTEMPT_SECONDS_MAX
         with self._changed:
             while not self._proven and self._end is None:
-                if (wait := deadline - time.monotonic()) <= 0:
-                    self._over(LinkRefused(Reason.TOO_SLOW, f"no link within {ATTEMPT_SECONDS_MAX} s"))
+                seconds = HURRIED_SECONDS if self._is_hurried else ATTEMPT_SECONDS_MAX
+                if (wait := self._began_at + seconds - time.monotonic()) <= 0:
+                    reason = Reason.MOVED if self._is_hurried else Reason.TOO_SLOW
+                    self._over(LinkRefused(reason, f"no link within {seconds} s"))
                 self._changed.wait(wait)
             return self._end is None
 
@@ -151,10 +153,10 @@ class Connection:
             self._over(reason)
 
     def hurry(self) -> None:
-        """The peer has shown that it is there: an attempt that has waited long is given up for another."""
+        """The peer has shown that it is there: an attempt that takes long is given up for another."""
         with self._changed:
-            if not self._proven and time.monotonic() - self._began_at >= HURRIED_SECONDS:
-                self._over(LinkRefused(Reason.MOVED, "the peer is there, and not where this attempt looks"))
+            self._is_hurried = True
+            self._changed.notify_all()
 
     def _over(self, reason: LinkRefused) -> None:
         if self._end is None:

@@ -1,0 +1,43 @@
+"""A clock that stands still while this machine does: for tests of what has to come soon.
+
+A virtual machine on a busy host is stopped for half a second now and then, all its processes at once, and
+goes on as if nothing had been. No test of "at once" can allow for that and still tell at once from soon; so
+it counts only the time that this process was there for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+TICK_S: Final = 0.02
+TICK_S_MAX: Final = 0.06
+"""A tick that took longer counts as this much: something else had the machine."""
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._ticked_at = time.monotonic()
+        threading.Thread(target=self._tick, name="awake", daemon=True).start()
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(TICK_S)
+            now = time.monotonic()
+            self._seconds += min(now - self._ticked_at, TICK_S_MAX)
+            self._ticked_at = now
+
+    def now(self) -> float:
+        return self._seconds
+
+
+_clock = _Clock()
+
+
+def awake() -> float:
+    """Seconds that this process was awake for, from some beginning: by ticks, and for what is not to take
+    longer. What is to take at least so long is measured by `time.monotonic`.
+    """
+    return _clock.now()
