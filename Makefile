@@ -36,7 +36,7 @@ PROTOBUF_NEWEST := protobuf<8
 STUBS := client/src/millpond/v1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo up down chaos test pytest check proto proto-check storage-fuzz fuzz sim failover bench docs clean
+.PHONY: help demo up down chaos test pytest check proto proto-check storage-fuzz fuzz sim failover stalled bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ sim: $(VENV)/.installed-dev ## SEEDS=n runs of whole brokers under faults, from 
 
 failover: $(VENV)/.installed-dev ## KILLS=n times SIGKILL of a leader: until the next acknowledged write, and is all read; to docs/proofs.txt
 	$(BIN)/python -m tests.bench.failover --kills $(KILLS)
+
+stalled: $(VENV)/.installed-dev ## all tests on a machine that stands still now and then (root, control groups); to docs/proofs.txt
+	$(BIN)/python -m tests.stalled $(PYTEST) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev ## the benchmark table; writes bench.json
 	$(BIN)/python -m tests.bench --json bench.json

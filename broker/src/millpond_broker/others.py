@@ -40,6 +40,7 @@ class Others:
         self.streams: Final[PeerStreams] = self._port.streams
         self._broker_id = broker_id
         self._disk = disk
+        self._new_id = new_id
         self._configured = {voter.id: voter.address for voter in cluster.voters}
         # Nobody else is named: it founds a cluster of its own, to which others may come.
         founders = self._configured or {broker_id: self._advertise}
@@ -54,7 +55,7 @@ class Others:
             )
         self._log: MemberLog | None = None
 
-    async def open_metadata(self, directory: DataDirectory, incarnation: bytes) -> MetadataLog:
+    async def open_metadata(self, directory: DataDirectory) -> MetadataLog:
         """As `OpenMetadata` says. Waits until there is a cluster, however long others take to come."""
         if self._founding is not None:
             await self._founding.make_formatted(directory)
@@ -65,7 +66,7 @@ class Others:
                 directory.path,
                 broker_id=self._broker_id,
                 directory_id=directory.directory_id,
-                new_id=lambda: incarnation,
+                new_id=self._new_id,
                 run_blocking=self._disk.run,
                 make_links=self._port.links,
                 configured=addresses,

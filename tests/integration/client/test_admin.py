@@ -22,7 +22,7 @@ from millpond.errors import (
     UnknownTopic,
 )
 from millpond.testing import LocalCluster
-from tests.integration.client.writing import NOW_MS, write
+from tests.integration.client.writing import KEPT, NOW_MS, write
 
 
 @pytest_asyncio.fixture
@@ -132,7 +132,7 @@ async def test_a_deleted_topic_is_gone_and_may_be_made_again(client: Client, mil
 
 
 async def test_offsets_of_both_ends_and_of_times(client: Client, millpond_topic: str) -> None:
-    await client.admin.create_topic(millpond_topic, partitions=2)
+    await client.admin.create_topic(millpond_topic, partitions=2, config=KEPT)
     await write(client, millpond_topic, [b"a", b"b"], [b"c"], timestamps=1_700_000_000_000)
     await write(client, millpond_topic, [b"d"], timestamps=1_700_000_005_000)
     first, second = (millpond_topic, 0), (millpond_topic, 1)

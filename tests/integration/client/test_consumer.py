@@ -17,7 +17,7 @@ from millpond.client import Client
 from millpond.consumer import Start
 from millpond.errors import MillpondError, OffsetOutOfRange
 from millpond.testing import LocalCluster
-from tests.integration.client.writing import write
+from tests.integration.client.writing import KEPT, write
 
 
 @pytest_asyncio.fixture
@@ -78,7 +78,7 @@ async def test_a_small_buffer_reads_a_large_topic(client: Client, millpond_topic
 
 
 async def test_it_starts_where_it_is_told(client: Client, millpond_topic: str) -> None:
-    await client.admin.create_topic(millpond_topic, partitions=1)
+    await client.admin.create_topic(millpond_topic, partitions=1, config=KEPT)
     for number in range(6):
         await write(client, millpond_topic, [b"%d" % number], timestamps=1_700_000_000_000 + number)
     middle = datetime.fromtimestamp(1_700_000_000.003, tz=UTC)
@@ -94,7 +94,7 @@ async def test_it_starts_where_it_is_told(client: Client, millpond_topic: str) -
 
 
 async def test_seek_by_time(client: Client, millpond_topic: str) -> None:
-    await client.admin.create_topic(millpond_topic, partitions=1)
+    await client.admin.create_topic(millpond_topic, partitions=1, config=KEPT)
     for number in range(4):
         await write(client, millpond_topic, [b"%d" % number], timestamps=1_700_000_000_000 + number)
     async with client.consumer(millpond_topic) as consumer, asyncio.timeout(30):

@@ -20,6 +20,8 @@ PRODUCE = produce_pb2.DESCRIPTOR.services_by_name["ProduceService"]
 
 NOW_MS = time.time_ns() // 1_000_000
 """Not long ago: what is older than retention may be gone by the time that it is read."""
+KEPT = {"retention_ms": -1}
+"""Settings of a topic for records of long ago."""
 
 
 async def write(

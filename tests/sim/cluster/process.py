@@ -104,10 +104,10 @@ class BrokerHost:
         disk = SimBlocking(loop, owner, random, self.speed)
         streams = SimPeerStreams(world.network, owner, self.broker_id, world.doors)
 
-        async def open_metadata(directory: DataDirectory, incarnation: bytes) -> MetadataLog:
+        async def open_metadata(directory: DataDirectory) -> MetadataLog:
             await asyncio.sleep(random.uniform(0.0, 0.02))
             if self.broker_id in world.voters.ids:
-                return SimMetadataLog(world.voters, owner, self.broker_id, incarnation)
+                return SimMetadataLog(world.voters, owner, self.broker_id, random.randbytes(16))
             return await self._open_subscribed(directory, files, streams, disk)
 
         broker = self.broker = Broker(

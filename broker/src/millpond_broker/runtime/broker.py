@@ -48,8 +48,9 @@ from millpond_broker.storage.group_commit import GroupCommit
 T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
 
-OpenMetadata = Callable[[DataDirectory, bytes], Awaitable[MetadataLog]]
-"""Opens the log of metadata in a data directory; also gets the incarnation of this start."""
+OpenMetadata = Callable[[DataDirectory], Awaitable[MetadataLog]]
+"""Opens the log of metadata in a data directory. It is not told the incarnation of this start, which is the
+name of another proposer: two that number their proposals under one name have them taken for each other's."""
 
 ROLE: Final = "broker"
 LOGS_AT_ONCE: Final = 8
@@ -180,7 +181,7 @@ class Broker:
             streams.serve(Purpose.CONTROL, peering.serve)
             self.peer_address = await streams.start(peering.me, peering.admit)
         try:
-            log = await _unless(stopping, self._open_metadata(directory, incarnation))
+            log = await _unless(stopping, self._open_metadata(directory))
             if log is None:
                 return
             group_commit = GroupCommit(self._files, directory.path)
@@ -309,7 +310,7 @@ class Broker:
         )
         return _Parts(partitions, controller, member, peering, end_following)
 
-    async def _open_solo(self, directory: DataDirectory, _incarnation: bytes) -> MetadataLog:
+    async def _open_solo(self, directory: DataDirectory) -> MetadataLog:
         return await SoloMetadataLog.open(
             self._files,
             directory.path,
