@@ -19,6 +19,7 @@ from millpond.errors import (
     DeserializationError,
     ForkedClient,
     InvalidConfig,
+    MillpondError,
     OffsetOutOfRange,
     OperationTimeout,
     TopicExists,
@@ -124,10 +125,11 @@ async def test_trouble_that_lasts_is_raised_instead_of_hanging(broker: ScriptedB
     ):
         await broker.stop()
         for _ in range(2):  # told anew after as long again, once for both partitions
-            started = time.monotonic()
+            started, awake_at = time.monotonic(), awake()
             with pytest.raises(ClusterUnavailable) as caught:
                 await anext(consumer)
             assert time.monotonic() - started > 0.5
+            assert awake() - awake_at < 10.0
             assert broker.address in caught.value.tried
             assert str(caught.value).startswith("the leader of t-")
         broker.append(0, b"a")
@@ -209,9 +211,10 @@ async def test_a_topic_that_does_not_exist_is_told_when_opening(client: Client) 
 
 async def test_poll_gives_what_is_there_or_nothing_in_time(broker: ScriptedBroker, client: Client) -> None:
     async with client.consumer("t") as consumer:
-        started = time.monotonic()
+        started, awake_at = time.monotonic(), awake()
         assert await consumer.poll(timeout=0.2) == []
         assert time.monotonic() - started > 0.15
+        assert awake() - awake_at < 5.0
         broker.append(0, *(b"%d" % number for number in range(10)))
         polled = await consumer.poll(max_records=4, timeout=5.0)
         polled += await consumer.poll(max_records=4, timeout=5.0)
@@ -410,6 +413,30 @@ async def test_the_environment_names_the_cluster(
     monkeypatch.setenv("MILLPOND_BOOTSTRAP", broker.address)
     async with millpond.connect() as client:
         assert await client.admin.list_offsets("t", at="end") == {("t", 0): 0, ("t", 1): 0}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [UnknownPartition(topic="t", partition=1, partitions=1), UnknownTopic(topic="0" * 32)],
+    ids=["partition", "topic"],
+)
+async def test_a_leader_that_has_not_heard_of_what_the_client_knows_is_asked_again(
+    broker: ScriptedBroker, client: Client, refusal: MillpondError
+) -> None:
+    """Until it has; or until the client hears that the topic is gone, whose name it then tells."""
+    broker.refuses_offsets = refusal
+    asking = asyncio.ensure_future(client.admin.list_offsets("t", at="end"))
+    done, _ = await asyncio.wait((asking,), timeout=0.3)
+    assert not done
+    broker.refuses_offsets = None
+    assert await asking == {("t", 0): 0, ("t", 1): 0}
+    broker.refuses_offsets = refusal
+    asking = asyncio.ensure_future(client.admin.list_offsets("t", at="end"))
+    await asyncio.sleep(0)
+    broker.delete_topic()
+    with pytest.raises(UnknownTopic) as gone:
+        await asking
+    assert gone.value.topic == "t"
 
 
 async def test_use_after_a_fork_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from millpond.wire.errors import (
     NotLeader,
     OperationTimeout,
     UnknownPartition,
+    UnknownTopic,
 )
 from millpond.wire.record import TopicPartition
 
@@ -77,15 +78,37 @@ async def list_offsets(
         if open_questions:
             assert error is not None, "what was not answered failed"
             failures += 1
-            await pause_or_raise(connection, error, failures, deadline)
+            topics = [question.topic for question in open_questions.values()]
+            await pause_or_raise(connection, error, failures, deadline, topics)
     return answers
 
 
 async def pause_or_raise(
-    connection: Connection, error: MillpondError, failures: int, deadline: Deadline
+    connection: Connection,
+    error: MillpondError,
+    failures: int,
+    deadline: Deadline,
+    topics: Iterable[TopicView],
 ) -> None:
-    """Wait before the next attempt; raise `error` where another cannot help or comes too late."""
-    if not error.retriable and not isinstance(error, OperationTimeout):
+    """Wait before the next attempt at what was asked of these topics; raise `error` where another cannot help
+    or comes too late, and UnknownTopic for one that is there no more.
+
+    A leader may hear of a topic or partition later than this client did.
+    """
+    partitions, is_same = {}, True
+    for topic in topics:
+        if (now := connection.view.topics.get(topic.name)) is None:
+            raise UnknownTopic(topic=topic.name)
+        is_same &= now.topic_id == topic.topic_id
+        partitions[topic.name] = len(now.partitions)
+    match error:
+        case UnknownTopic():
+            may_help = is_same
+        case UnknownPartition(topic=name, partition=number):
+            may_help = is_same and number < partitions.get(name, 0)
+        case _:
+            may_help = error.retriable or isinstance(error, OperationTimeout)
+    if not may_help:
         raise error
     try:
         await connection.pause(failures, deadline, "asking the leaders")

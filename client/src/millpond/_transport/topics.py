@@ -193,7 +193,7 @@ async def trim_topic(
         if waiting:
             assert error is not None, "what was not trimmed failed"
             failures += 1
-            await pause_or_raise(connection, error, failures, deadline)
+            await pause_or_raise(connection, error, failures, deadline, [topic])
     return log_starts
 
 
