@@ -1,4 +1,4 @@
-"""Runs a command on a machine that stands still now and then: `python -m tests.stalled make test`.
+"""Runs a command on a machine that stands still now and then: `python -m tests.stalled make pytest`.
 
 As a virtual machine does on a busy host: all its processes at once, for as long as it takes, and then they go
 on as if nothing had been. A group of processes that the kernel freezes has that anywhere; a signal would
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from tests.proofs import note
 
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
 BETWEEN_S: Final = (2.0, 7.0)
+END_S_MAX: Final = 30.0
 
 
 class Freezer:
@@ -49,10 +51,11 @@ class Freezer:
 
     def close(self) -> None:
         """Ends what the command left behind."""
-        procs = self.group / "cgroup.procs"
-        while left := procs.read_text().split():
+        procs, give_up_at = self.group / "cgroup.procs", time.monotonic() + END_S_MAX
+        while (left := procs.read_text().split()) and time.monotonic() < give_up_at:
             for pid in left:
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             time.sleep(0.1)
         self.group.rmdir()
 
@@ -61,19 +64,20 @@ def main() -> int:
     """The command's status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds-max", type=float, default=1.5, help="of one stall")
+    parser.add_argument("--seed", type=int, default=random.randrange(10_000), help="of when and how long")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    freezer, stalls = Freezer(), 0
+    freezer, stalls, chance = Freezer(), 0, random.Random(options.seed)
     try:
         with subprocess.Popen(options.command, preexec_fn=freezer.join) as process:  # noqa: PLW1509 - no threads
             while process.poll() is None:
-                time.sleep(random.uniform(*BETWEEN_S))
-                freezer.stand_still(random.uniform(0.2, options.seconds_max))
+                time.sleep(chance.uniform(*BETWEEN_S))
+                freezer.stand_still(chance.uniform(0.2, options.seconds_max))
                 stalls += 1
     finally:
         freezer.close()
     result = "clean" if process.returncode == 0 else f"FAILED ({process.returncode})"
-    note(f"stalled {' '.join(options.command)}: {stalls} stalls of up to {options.seconds_max} s, {result}")
+    note(f"stalled SEED={options.seed}: {stalls} stalls of up to {options.seconds_max} s, {result}")
     return process.returncode
 
 

@@ -425,8 +425,8 @@ class Consumer(Openable, Generic[K, V]):
         return True
 
     def _look_for_trouble(self, now: float) -> None:
-        """Raise what has lasted; log once that reading waits for it, and once that it goes on. One look at
-        each partition where all is well, as before each wait of a reader who is up to date.
+        """Raise what has lasted; log once that reading waits for it, and once that it goes on. Where all is
+        well each partition is looked at once: a reader who is up to date comes by before each of its waits.
         """
         if self._fetcher.troubled(now, 0.0) is None:
             if self._is_trouble_told:

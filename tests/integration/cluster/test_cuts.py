@@ -111,6 +111,12 @@ class Insistent:
         return [ack for ack in self.acked if earliest < ack[0] < latest]
 
 
+async def values_of(client: Client, topic: str, partition: int) -> dict[int, object]:
+    """By offset."""
+    async with client.consumer(topic, partitions=[partition], stop="end") as consumer:
+        return {record.offset: record.value async for record in consumer}
+
+
 async def states(client: Client) -> set[str]:
     return {broker.state for broker in await client.admin.brokers()}
 
@@ -192,6 +198,10 @@ async def test_a_leader_that_is_cut_off_stops_acknowledging_and_another_goes_on(
             await load.progress()
         assert not load.failures
         assert not everywhere.acked_between(cut_at + LATE_S, healed_at)
+        kept = await values_of(client, topic, partition)
+        assert all(
+            kept.get(offset) == b"%d/%d" % (partition, number) for _, offset, number in everywhere.acked
+        )
         assert not alone.acked_between(cut_at + SESSION_S + LATE_S, healed_at)
         assert all(isinstance(error, NotLeader | NotEnoughReplicas) for _, error in alone.refused)
         await reading.reaches(load)
@@ -216,9 +226,12 @@ async def test_a_leader_and_one_follower_that_do_not_hear_each_other_go_on_witho
             "follower": (one, controller),
             "third": (one, another),
         }[controls]
+        cut_at = time.monotonic()
         with three.network.without(between([leader], [follower])):
             partition = await led_by(client, topic, leader)
             await load.progress(partition, timeout=2 * (LAG_S + SESSION_S + ELECTION_S))
+            if controls == "third":
+                assert time.monotonic() - cut_at > LAG_S - SESSION_S
             async with asyncio.timeout(WHOLE_S):
                 while ("fenced" in await states(client)) == (controls == "third"):
                     await asyncio.sleep(0.1)

@@ -14,7 +14,7 @@ from tests.integration.cluster.conftest import controller_of, healed, leadership
 from tests.integration.cluster.load import IN_FLIGHT_MAX, Load, Reading
 from tests.integration.cluster.raw import RawProducer
 
-FAIL_OVER_S = 6.0
+FAIL_OVER_S = 20.0
 """Most that a test waits for the next acknowledgement after a kill; `make failover` measures it."""
 
 
@@ -116,24 +116,25 @@ async def test_brokers_restart_one_after_another_and_no_send_fails(
     three: LocalCluster, client: Client, topic: str
 ) -> None:
     load = Load(topic, range(3), delivery_timeout=15.0)
-    leaderless: list[int] = []
+    led: list[bool] = []
 
     async def watch() -> None:
         while True:
             partitions = client.connection.view.topics[topic].partitions
-            leaderless.extend(number for number, each in enumerate(partitions) if each.leader is None)
+            led.append(all(partition.leader is not None for partition in partitions))
             await client.connection.changed()
 
-    async with Reading(client, topic) as reading, load.running(client):
+    async with Reading(client, topic) as reading, load.running(client), asyncio.TaskGroup() as tasks:
         await load.progress()
-        watching = asyncio.create_task(watch())
+        watching = tasks.create_task(watch())
         for broker in range(3):
             await three.aio.restart(broker)
             await load.progress()
             await healed(client, elect=False)
         watching.cancel()
     assert not load.failures
-    assert leaderless == [], "leaders move before their broker stops"
+    assert len(led) > 3
+    assert all(led), "leaders move before their broker stops"
     await reading.reaches(load)
     await load.audit(three.bootstrap)
 

@@ -16,6 +16,7 @@ from millpond_broker.rpc.peer_stream import QUEUED_BYTES_MAX, RECEIVED_BYTES_MAX
 from millpond_broker.rpc.peer_streams import SERVED_PER_PEER_MAX
 from millpond_broker.runtime.peers import PeerStream, PeerUnreachable, Purpose, StreamClosed
 from millpond_broker.runtime.subscription_messages import At, Commands, NotServed, Subscribe, Whole
+from tests.awake import awake
 from tests.integration.peers.voters import SECRET, WAIT_SECONDS, Recorder
 from tests.integration.streams.brokers import (
     Broker,
@@ -186,8 +187,10 @@ async def test_who_waits_is_told_of_the_end_at_once(broker: MakeBroker, by: str)
 
         waits = [tasks.create_task(wait(stream)) for stream in (closer, other)]
         await asyncio.sleep(0)
+        closed_at = awake()
         closer.close()
         await asyncio.wait(waits)
+        assert awake() - closed_at < 2
 
 
 async def test_a_receive_that_is_cancelled_loses_nothing(broker: MakeBroker) -> None:

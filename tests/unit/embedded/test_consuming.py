@@ -147,9 +147,10 @@ def test_the_timeout_counts_from_the_last_record(directory: Path) -> None:
         queue.produce(b"k", b"v")
         iterator = queue.consume("group", timeout=0.3)
         next(iterator)
-        started = time.monotonic()
+        started, awake_at = time.monotonic(), awake()
         assert next(iterator, None) is None
         assert time.monotonic() - started > 0.25
+        assert awake() - awake_at < WAIT_SECONDS_MAX
         assert next(iterator, None) is None  # an iterator that ended has ended
 
 

@@ -82,7 +82,8 @@ __all__ = [
 ]
 
 PROPOSERS_MAX: Final = 64
-"""Proposers whose results are kept. Each start of a broker is one, and only a controller proposes."""
+"""Proposers whose results are kept. Each start of a broker is one, and two where its log proposes barriers: a
+cluster of twenty may start anew whole and be remembered. A retry comes within seconds."""
 RESULTS_REMEMBERED: Final = 256
 """Results kept of each proposer: as many as it has in flight at once, so that any of them can be retried."""
 PROPOSAL_TOO_OLD: Final = "this proposal is too old for its outcome to be known"

@@ -94,6 +94,7 @@ class Connection:
         """gRPC's, for this call; joined at the end."""
         self._began_at = time.monotonic()
         self._is_hurried = False
+        self._is_answered = False
 
     # --- for the thread that owns the link ---------------------------------------------------------------
 
@@ -131,10 +132,16 @@ class Connection:
     def _wait_proven(self) -> bool:
         with self._changed:
             while not self._proven and self._end is None:
-                seconds = HURRIED_SECONDS if self._is_hurried else ATTEMPT_SECONDS_MAX
+                # Who has answered is found: two that come to each other at once would cut each other off.
+                is_hurried = self._is_hurried and not self._is_answered
+                seconds = HURRIED_SECONDS if is_hurried else ATTEMPT_SECONDS_MAX
                 if (wait := self._began_at + seconds - time.monotonic()) <= 0:
-                    reason = Reason.MOVED if self._is_hurried else Reason.TOO_SLOW
-                    self._over(LinkRefused(reason, f"no link within {seconds} s"))
+                    reason, why = (
+                        (Reason.MOVED, f"no answer within {seconds} s, though the peer is there")
+                        if is_hurried
+                        else (Reason.TOO_SLOW, f"no link within {seconds} s")
+                    )
+                    self._over(LinkRefused(reason, why))
                 self._changed.wait(wait)
             return self._end is None
 
@@ -222,7 +229,9 @@ class Connection:
             nonce=nonce,
         )
         yield opener.hello().SerializeToString()
-        yield opener.prove(self._answer()).SerializeToString()
+        challenge = self._answer()
+        self._is_answered = True
+        yield opener.prove(challenge).SerializeToString()
         proven = opener.finish(self._answer())
         if (refusal := self._events.admit(proven.peer)) is not None:
             raise LinkRefused(Reason.NOT_ADMITTED, refusal)

@@ -285,7 +285,7 @@ def still_runs(log: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody has that file and its lock; nobody has one that is not there. Raises OSError."""
+    """Whether somebody holds the lock of that file; no if there is no such file. Raises OSError."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

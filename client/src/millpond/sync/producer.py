@@ -22,6 +22,9 @@ from millpond.wire.errors import BufferFull, DeliveryTimeout, MillpondError, Out
 K = TypeVar("K")
 V = TypeVar("V")
 
+MENDS_MAX: Final = 1000
+"""Attempts to put the books right, each but the last cut short by an interrupt of its own."""
+
 
 class _Home:
     """What the deliveries and topics of one producer share."""
@@ -258,10 +261,10 @@ class BoundTopic(Generic[K, V]):
 
     def _mend(self, mend: Callable[[], None]) -> None:
         """Put the books right after an interrupt. Another one meanwhile, as while the lock is waited for, is
-        raised once that is done.
+        raised once that is done, or given up after so many.
         """
         interrupt: BaseException | None = None
-        while True:
+        for _ in range(MENDS_MAX):
             try:
                 with self._lock:
                     mend()
