@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from millpond._local.examining import LOCK
-from millpond._local.ports import free_ports
+from millpond._local.ports import free_ports, is_taken
 from tests.integration.cli.conftest import COMMAND, DEADLINE_S, Cli
 
 
@@ -83,6 +83,15 @@ def up(where: Path, *words: str, waits: bool = False) -> Iterator[Up]:
             yield one
         finally:
             process.kill()
+
+
+def row_of_ports() -> int:
+    """The first of those that three brokers have, all free: ten apart, three of each."""
+    while True:
+        first = free_ports(1)[0]
+        row = [first + 10 * broker + offset for broker in range(3) for offset in range(3)]
+        if not any(is_taken(f"127.0.0.1:{port}") for port in row):
+            return first
 
 
 def runs(pid: int) -> bool:
@@ -179,7 +188,7 @@ def test_three_brokers_serve_one_that_dies_comes_back_and_ctrl_c_stops_all(tmp_p
 
 
 def test_the_ports_are_those_of_the_contract_and_the_logs_are_for_people(tmp_path: Path) -> None:
-    first = free_ports(1)[0]
+    first = row_of_ports()
     with up(tmp_path, "--ephemeral", "--brokers", "2", "--port", str(first)) as one:
         assert [(broker["client"], broker["peer"], broker["http"]) for broker in one.ready["brokers"]] == [
             tuple(f"127.0.0.1:{first + 10 * number + each}" for each in range(3)) for number in range(2)
@@ -208,8 +217,8 @@ def test_a_directory_is_found_again_by_as_many_brokers_and_one_user_at_a_time(tm
 
 
 def test_a_port_that_is_taken_is_one_line_with_whose_it_would_have_been(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = row_of_ports() + 11
+    with socket.create_server(("127.0.0.1", port)):
         line = refused(tmp_path, "--port", str(port - 11))
         assert not list(tmp_path.iterdir()), "nothing was made for a cluster that cannot start"
         assert refused(tmp_path, "--ephemeral", "--port", str(port - 11)) == line
@@ -256,7 +265,7 @@ def test_without_a_broker_the_status_says_which_and_what_to_do(tmp_path: Path) -
 
 
 def test_the_other_ports_of_a_broker_are_told_by_what_they_are(tmp_path: Path) -> None:
-    first = free_ports(1)[0]
+    first = row_of_ports()
     with up(tmp_path, "--ephemeral", "--brokers", "2", "--port", str(first)) as one:
         cli = Cli(one.ready["bootstrap"])
         for port, is_what in ((first + 1, "it speaks gRPC, but is no port"), (first + 2, "it speaks HTTP: ")):
@@ -415,7 +424,7 @@ def test_what_is_not_a_directory_of_its_own_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_brokers_of_a_run_that_was_killed_are_waited_for(tmp_path: Path) -> None:
-    words = ("--data", "kept", "--brokers", "1", "--port", str(free_ports(1)[0]))
+    words = ("--data", "kept", "--brokers", "1", "--port", str(row_of_ports()))
     with up(tmp_path, *words) as one:
         one.process.kill()
     with up(tmp_path, *words, waits=True) as one:

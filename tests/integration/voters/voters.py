@@ -7,13 +7,13 @@ import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from millpond._local.ports import free_ports
 from millpond_broker.consensus.group import format_founder
 from millpond_broker.consensus.store import format_joiner
 from millpond_broker.core.commands import Voter
@@ -25,18 +25,6 @@ SECONDS_MAX: Final = 30.0
 ANSWER_SECONDS_MAX: Final = 900.0
 """Of any request: some measure for minutes."""
 PROCESS: Final = Path(__file__).with_name("process.py")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has right now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 class VoterProcess:

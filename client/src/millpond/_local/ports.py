@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 from pathlib import Path
@@ -16,6 +17,8 @@ _LOWEST: Final = 15_000
 """Below it are the ports that people give to services by hand."""
 _EPHEMERAL_LOWEST_OTHERWISE: Final = 32_768  # Linux's default
 _TRIES_MAX: Final = 1_000
+WORKERS_MAX: Final = 32
+"""Who has more of them shares all ports among them: a share of less than a hundred is none."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -26,7 +29,7 @@ def free_ports(count: int) -> list[int]:
     outgoing connections: in that range a connection may hold a broker's port just while it restarts, even one
     of a client that tries to reach that very broker, which then is connected to itself.
     """
-    end = max(_ephemeral_lowest(), _LOWEST + 5_000)
+    ports = _ports()
     held: list[socket.socket] = []
     # The seed is the system's: two test runs started together would otherwise try the same ports.
     chance = random.SystemRandom()
@@ -36,7 +39,7 @@ def free_ports(count: int) -> list[int]:
                 return [taken.getsockname()[1] for taken in held]
             candidate = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             try:
-                candidate.bind((LOOPBACK, chance.randrange(_LOWEST, end)))
+                candidate.bind((LOOPBACK, chance.choice(ports)))
             except OSError:
                 candidate.close()
             else:
@@ -44,7 +47,7 @@ def free_ports(count: int) -> list[int]:
     finally:
         for taken in held:
             taken.close()
-    raise ClusterUnavailable(tried={LOOPBACK: f"no {count} free ports from {_LOWEST} to {end}"})
+    raise ClusterUnavailable(tried={LOOPBACK: f"no {count} free ports from {ports.start} to {ports.stop}"})
 
 
 def is_taken(address: str) -> bool:
@@ -60,6 +63,19 @@ def is_taken(address: str) -> bool:
                 raise
             return True
     return False
+
+
+def _ports() -> range:
+    """Where they are looked for. Each worker of pytest-xdist has a share of its own, and so has what it
+    starts: a broker that is down for a while finds its ports free.
+    """
+    everywhere = range(_LOWEST, max(_ephemeral_lowest(), _LOWEST + 5_000))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
+    if not (worker.isdecimal() and count.isdecimal() and int(worker) < int(count) <= WORKERS_MAX):
+        return everywhere
+    share = len(everywhere) // int(count)
+    return everywhere[int(worker) * share :][:share]
 
 
 def _ephemeral_lowest() -> int:
