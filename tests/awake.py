@@ -42,3 +42,15 @@ def awake() -> float:
     longer. What is to take at least so long is measured by `time.monotonic`.
     """
     return _clock.now()
+
+
+class Stalls:
+    """How long the machine has stood still since: what it may lose its sessions over is not judged then."""
+
+    def __init__(self) -> None:
+        self._began, self._awake = time.monotonic(), awake()
+
+    @property
+    def seconds(self) -> float:
+        """So far, to a few ticks."""
+        return (time.monotonic() - self._began) - (awake() - self._awake)

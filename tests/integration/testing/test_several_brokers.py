@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import tempfile
@@ -78,6 +79,9 @@ async def test_a_cluster_survives_the_death_of_all_its_brokers() -> None:
 async def test_a_paused_broker_is_missed_by_nobody_else_and_comes_back() -> None:
     async with LocalCluster(brokers=3) as cluster, cluster.client() as client:
         cluster.pause(0)
+        async with asyncio.timeout(60):
+            while {broker.id: broker.state for broker in await client.admin.brokers()}[1] != "fenced":
+                await asyncio.sleep(0.1)
         await client.admin.create_topic("meanwhile", replicas=1)
         assert cluster.leader("meanwhile", timeout=30) in {1, 2}
         cluster.resume(0)
